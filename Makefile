@@ -73,6 +73,7 @@ bench: .venv/all.stamp
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/services.py
+	$(BIN)/python benchmarks/forged.py
 	$(BIN)/python benchmarks/service_bus.py --small
 	$(BIN)/python benchmarks/end_to_end.py $(if $(DATA),--data "$(DATA)")
 	$(BIN)/python benchmarks/truth.py $(if $(DATA),--data "$(DATA)")
@@ -103,7 +104,7 @@ $(BIN)/python:
 	"$(PYTHON)" -m venv .venv
 
 # The wheel's dependencies are installed at the same time as .venv, from the list that the wheel declares too: one processor would idle.
-EXTRAS := aws,gcp,azure,report,demo,emulators
+EXTRAS := aws,gcp,azure,onnx,report,demo,emulators
 DECLARED := import sys, tomllib; project = tomllib.load(sys.stdin.buffer)["project"]; \
 	extras = [project["optional-dependencies"][name] for name in "$(EXTRAS)".split(",")]; \
 	print("\n".join(sum(extras, project["dependencies"])))

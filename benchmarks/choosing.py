@@ -76,7 +76,7 @@ def expected(model: str, inputs: str, counts: list[int], method: str) -> dict[tu
             usd = []
             for name in TARIFFS:
                 platform = Platform(provider="aws", outline=where.outline, table=where.table, tariff=load(name), memory_mb=MEMORY_MB)
-                parts = predict(facts, split, platform, channel).usd_by_service
+                parts = predict(split, platform, channel).usd_by_service
                 usd.append(1000 * sum(part for service, part in parts.items() if service != "lambda"))
                 found[name, channel].append(usd[-1])
             print(f"| {count} | {channel} | " + " | ".join(f"{each:.2f}" for each in usd) + " |", flush=True)

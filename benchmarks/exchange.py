@@ -38,7 +38,7 @@ def work(
     provider = find(name)
     deadline = time.time() + 300
     retry, pool = Retry(deadline, Meter()), ThreadPoolExecutor(16)
-    me = RankIdentity(run, epoch, rank, workers, deadline)
+    me = RankIdentity(run, epoch, rank, workers, deadline, key=bytes(32))
     peers = [peer for peer in range(workers) if peer != rank]
     expected = dict.fromkeys(range(steps + warm), peers)
     store = Store(provider.objects(resources), retry)

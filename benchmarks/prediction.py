@@ -117,7 +117,7 @@ class Case:
             seeds=tuple(self.seeds) if self.table else (),
         )
         plan = ExchangePlan(self.facts.model, self.made)
-        return predict(self.facts, of_partition(self.facts, self.made, plan, self.shape, self.batches), where, self.channel)
+        return predict(of_partition(self.facts, self.made, plan, self.shape, self.batches), where, self.channel)
 
     def measured(self, home: Path) -> list[fsd_core.Result]:
         """The runs: one for each seed, or one without a latency. One before them stages the model."""

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3,4,5")
     parser.add_argument("--workers", default="1,8,42")
     parser.add_argument("--memory-mb", type=float, default=1000)
-    parser.add_argument("--only", default="", help="run only the cases whose name contains this text")
+    parser.add_argument("--only", default="", help="run only these cases: names as in the table, with semicolons between them")
     options = parser.parse_args()
     what = [options.model, options.input]
     if options.data:
@@ -81,7 +81,7 @@ def main() -> None:
     print("".join(f" USD, {tariff} |" for tariff in TARIFFS))
     print("| --- |" + " ---: |" * (len(tables) + 2 + len(TARIFFS)))
     for name, words in cases([int(count) for count in options.workers.split(",")]).items():
-        if options.only not in name:
+        if options.only and name not in options.only.split(";"):
             continue
         command = ["run", *what, *words]
         last = record(command, None)

@@ -1,8 +1,10 @@
 """Each driver here breaks one rule of the contract, and the case for that rule must fail: this shows that a case can fail."""
 
 import contextlib
+import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from fsd_conformance import ChannelCases, MessageCases, ObjectCases, ProvisionCa
 from fsd_conformance.base import Deployed
 from fsd_conformance.local import LocalHarness
 from fsd_core.channel import QueueChannel
-from fsd_core.channel.frames import unpack
+from fsd_core.channel.frames import _HEADER, HEADER_BYTES
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, ObjectDriver, Page, Rejected
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
@@ -412,9 +414,9 @@ def test_what_is_whole_does_not_fail(local: Deployed) -> None:
         assert not objects_fail(local, AroundObjects, case)
 
 
-def hears_all(self: QueueChannel, delivery: Delivery) -> None:
-    frame = unpack(delivery.body)
-    self.mailbox.deliver(frame.step, frame.source, frame.body)
+def hears_all(self: QueueChannel, delivery: Delivery, _: object) -> None:
+    step, source = _HEADER.unpack_from(delivery.body)[7:9]
+    self.mailbox.deliver(step, source, delivery.body[HEADER_BYTES:])
 
 
 def packs_by_count(sizes: Sequence[int], count: int, _: int) -> Iterator[range]:
@@ -429,6 +431,7 @@ def sends_all_again(self: Retry, _: MessageDriver, what: str, items: Sequence[An
 CHANNELS: list[tuple[object, str, Callable[..., object], str]] = [
     (QueueChannel, "_take", hears_all, "test_only_its_own_run_is_heard"),
     (QueueChannel, "_take", hears_all, "test_a_newer_runs_message_is_left_to_it"),
+    (QueueChannel, "_take", hears_all, "test_damaged_and_forged_messages_are_dropped"),
     (fsd_core.channel.packing, "fill", packs_by_count, "test_a_payload_over_the_batch_size_is_split"),
     (Retry, "entries", sends_all_again, "test_refused_entries_alone_are_sent_again"),
 ]
@@ -478,6 +481,43 @@ def test_a_driver_that_retries_fails(local: Deployed, attempts: int, monkeypatch
         harness = Reachable()
 
     monkeypatch.setattr(Http, "attempts", attempts)
+    assert fails(Mine().test_no_driver_retries) == (attempts > 1)
+
+
+class Raw(AroundObjects):
+    """A store behind an address with a protocol of its own, asked ``attempts`` times before its error comes through."""
+
+    attempts = 1
+
+    def __init__(self, driver: ObjectDriver, url: str) -> None:
+        super().__init__(driver)
+        self.url = urllib.parse.urlsplit(url)
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        answer = b""
+        for _ in range(self.attempts):
+            with socket.create_connection((self.url.hostname, self.url.port)) as connection:
+                connection.sendall(b"*2\r\n$3\r\nGET\r\n")
+                with contextlib.suppress(ConnectionError):
+                    answer += connection.recv(100)
+        if not answer:
+            raise ConnectionError("closed")
+        return answer
+
+    def classify(self, error: BaseException) -> Code:
+        return Code.UNAVAILABLE if isinstance(error, ConnectionError) else super().classify(error)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_driver_of_another_protocol_that_retries_fails(local: Deployed, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reachable(LocalHarness):
+        def objects_at(self, url: str) -> ObjectDriver:
+            return Raw(local.provider.objects(local.resources), url)
+
+    class Mine(ProvisionCases):
+        harness = Reachable()
+
+    monkeypatch.setattr(Raw, "attempts", attempts)
     assert fails(Mine().test_no_driver_retries) == (attempts > 1)
 
 

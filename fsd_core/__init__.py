@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fsd_core.client.apps import deploy, destroy
+    from fsd_core.client.apps import audit, deploy, destroy
+    from fsd_core.client.audit import AuditEntry, AuditLog, read_audit_log
     from fsd_core.client.garbage import clean, collect_garbage
     from fsd_core.client.history import RunLog, read_log
     from fsd_core.client.inference import run
     from fsd_core.client.job import Progress
+    from fsd_core.client.planning import make_plan
     from fsd_core.client.result import Result
     from fsd_core.client.tensors import TensorResult
     from fsd_core.config import Settings, read_settings
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fsd_core.cost.tariff import names as tariff_names
     from fsd_core.cost.usage import Usage
     from fsd_core.demo.running import Demo, run_demo
+    from fsd_core.demo.stages import OnnxDemo, run_onnx_demo
     from fsd_core.driver import Code, Resources
     from fsd_core.errors import CheckFailed, DamagedContent, DriverError, FsdError, InputError, RunFailed
     from fsd_core.graph.figures import describe_graph
@@ -47,8 +50,9 @@ if TYPE_CHECKING:
     from fsd_core.partition.owners import Partition
     from fsd_core.partition.plan import ExchangePlan
     from fsd_core.plan.choose import Candidate
-    from fsd_core.plan.making import Plan, make_plan
+    from fsd_core.plan.making import Plan
     from fsd_core.plan.predict import Prediction
+    from fsd_core.providers.promises import Promise
     from fsd_core.report.accuracy import Accuracy, prediction_accuracy
     from fsd_core.report.compare import Comparison
     from fsd_core.report.comparing import compare
@@ -59,6 +63,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accuracy",
+    "AuditEntry",
+    "AuditLog",
     "Bill",
     "Candidate",
     "Check",
@@ -78,11 +84,13 @@ __all__ = [
     "Layer",
     "Measurement",
     "Model",
+    "OnnxDemo",
     "Partition",
     "PastRun",
     "Plan",
     "Prediction",
     "Progress",
+    "Promise",
     "Report",
     "Resources",
     "Result",
@@ -92,6 +100,7 @@ __all__ = [
     "Tariff",
     "TensorResult",
     "Usage",
+    "audit",
     "bill",
     "clean",
     "collect_garbage",
@@ -118,10 +127,12 @@ __all__ = [
     "past_runs",
     "prediction_accuracy",
     "radixnet",
+    "read_audit_log",
     "read_log",
     "read_settings",
     "run",
     "run_demo",
+    "run_onnx_demo",
     "save_graph",
     "save_model",
     "serial",
@@ -161,7 +172,7 @@ _PLACES = {
     "Estimate": "partition.estimate",
     "Partition": "partition.owners",
     "ExchangePlan": "partition.plan",
-    "make_plan": "plan.making",
+    "make_plan": "client.planning",
     "Plan": "plan.making",
     "Candidate": "plan.choose",
     "Prediction": "plan.predict",
@@ -180,6 +191,9 @@ _PLACES = {
     "Accuracy": "report.accuracy",
     "read_log": "client.history",
     "RunLog": "client.history",
+    "read_audit_log": "client.audit",
+    "AuditLog": "client.audit",
+    "AuditEntry": "client.audit",
     "bill": "cost.bill",
     "Bill": "cost.bill",
     "Usage": "cost.usage",
@@ -189,6 +203,8 @@ _PLACES = {
     "deploy": "client.apps",
     "Resources": "driver",
     "destroy": "client.apps",
+    "audit": "client.apps",
+    "Promise": "providers.promises",
     "collect_garbage": "client.garbage",
     "clean": "client.garbage",
     "emulator": "machine.emulators",
@@ -200,6 +216,8 @@ _PLACES = {
     "Check": "machine.doctor",
     "conformance": "machine.suite",
     "run_demo": "demo.running",
+    "run_onnx_demo": "demo.stages",
+    "OnnxDemo": "demo.stages",
     "Demo": "demo.running",
     "read_settings": "config",
     "Settings": "config",

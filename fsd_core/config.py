@@ -112,6 +112,7 @@ class Settings:
     )
     outage: float = key(_TIME, default=60.0, help="Seconds that a service may be unreachable before the run fails.")
     recovery: str = key(choice("on", "off"), default="on", help="on: a worker that dies is replaced; off: its death ends the run.")
+    audit_log: str = key(choice("on", "off"), default="on", help="on: every run leaves an entry in the audit log of its app (fsd audit).")
     seed: int = key(integer(0), default=0, help="Seed of all random choices. A second command with the same seed makes the same choices.")
     app: str = key(APP_NAME, default="fsd", help="Name of the app: the names of all its resources start with it.")
     emulator: str | None = key(_EMULATOR, default=None, help="Use an emulator of the cloud on this machine instead of the cloud.")

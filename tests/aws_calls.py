@@ -19,9 +19,13 @@ ACTIONS = {
     "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
     "s3:ListObjectsV2": "s3:ListBucket",
     "s3:DeleteObjects": "s3:DeleteObject",
+    "s3:ListObjectVersions": "s3:ListBucketVersions",
     "s3:PutBucketEncryption": "s3:PutEncryptionConfiguration",
     "s3:PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
     "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+    "s3:GetBucketEncryption": "s3:GetEncryptionConfiguration",
+    "s3:GetPublicAccessBlock": "s3:GetBucketPublicAccessBlock",
+    "s3:GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
     "lambda:Invoke": "lambda:InvokeFunction",
 }
 TAGGING = {
@@ -31,6 +35,7 @@ TAGGING = {
     "lambda:CreateFunction": "lambda:TagResource",
     "logs:CreateLogGroup": "logs:TagResource",
 }
+NO_RESOURCE = {"sqs:ListQueues", "sns:ListTopics", "lambda:GetAccountSettings", "logs:DescribeLogGroups", "cloudtrail:LookupEvents"}
 FREE = {"sts:GetCallerIdentity"}  # needs no permission
 
 
@@ -48,6 +53,8 @@ class Call:
         if self.operation in FREE:
             return set()
         found = {(ACTIONS.get(self.operation, self.operation), self.resource())}
+        if any("VersionId" in each for each in self.params.get("Delete", {}).get("Objects", ())):
+            found = {("s3:DeleteObjectVersion", self.resource())}
         if self.operation in TAGGING and any(name.lower() == "tags" for name in self.params):
             found.add((TAGGING[self.operation], self.resource()))
         if self.operation == "lambda:CreateFunction":
@@ -61,14 +68,14 @@ class Call:
             return f"arn:aws:s3:::{p['Bucket']}{max(many) if many else '/' + p['Key'] if 'Key' in p else ''}"
         if service == "iam":
             return f"arn:aws:iam::{self.account}:role/{p['RoleName']}"
+        if self.operation in NO_RESOURCE:
+            return "*"
         name = {
             "sqs": p.get("QueueName") or p.get("QueueUrl", "").rsplit("/", 1)[-1],
             "sns": p.get("Name") or p.get("TopicArn", "").rsplit(":", 1)[-1],
             "lambda": f"function:{p.get('FunctionName', '')}",
             "logs": f"log-group:{p.get('logGroupName', '')}",
         }[service]
-        if self.operation in ("sqs:ListQueues", "sns:ListTopics", "lambda:GetAccountSettings"):
-            return "*"
         return f"arn:aws:{service}:{self.region}:{self.account}:{name}"
 
 
@@ -90,14 +97,15 @@ def recorded(account: str = "123456789012") -> Iterator[list[Call]]:
 
 
 def allows(document: dict[str, Any], action: str, resource: str) -> bool:
-    """Whether a policy of Allow statements allows it. Conditions are taken to hold."""
+    """Whether a policy allows it. The conditions of Allow statements are taken to hold, those of Deny statements not."""
     json.dumps(document)
+    effects = set()
     for statement in document["Statement"]:
-        assert statement["Effect"] == "Allow"
         resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        if action in statement["Action"] and any(fnmatchcase(resource, pattern) for pattern in resources):
-            return True
-    return False
+        holds = statement["Effect"] == "Allow" or "Condition" not in statement
+        if holds and action in statement["Action"] and any(fnmatchcase(resource, pattern) for pattern in resources):
+            effects.add(statement["Effect"])
+    return effects == {"Allow"}
 
 
 def actions(document: dict[str, Any]) -> set[str]:

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 
-pytest.register_assert_rewrite("host_cases", "provision_cases", "run_cases")  # they assert for files of tests
+pytest.register_assert_rewrite("audit_cases", "host_cases", "provision_cases", "run_cases")  # they assert for files of tests
 
 # A busy machine is no failure. Continuous integration tries the same examples each time; what is found elsewhere stays as an @example.
 settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")

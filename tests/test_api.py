@@ -34,11 +34,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def paths(group: click.Group, before: str = "") -> Iterator[str]:
-    """The names of all commands that are not groups, such as ``model show``."""
+    """The names of all commands that are not only groups, such as ``model show``."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from paths(command, f"{before}{name} ")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{before}{name}"
 
 
@@ -127,6 +127,13 @@ def call_logs(here: Path, result: Result) -> None:
     assert {rank: len(lines) > 0 for rank, lines in found.lines.items()} == {0: True, 1: True}
 
 
+def call_audit_log(here: Path, result: Result) -> None:
+    log = fsd_core.read_audit_log()
+    log.verify()
+    assert result.run in [entry.what["run"] for entry in log.entries]
+    assert fsd_core.read_audit_log(last=1).entries == log.entries[-1:]
+
+
 def call_plan(here: Path, result: Result) -> None:
     steps: list[tuple[int, int]] = []
     made = fsd_core.make_plan(NET, INPUT, providers=["local"], progress=lambda done, total: steps.append((done, total)))
@@ -213,6 +220,8 @@ def call_demo(here: Path, result: Result) -> None:
         attrs.evolve(made, accuracy=0.5).check()
     with pytest.raises(fsd_core.CheckFailed, match="differs"):
         attrs.evolve(made, same=False).check()
+    with pytest.raises(fsd_core.InputError, match="seed -1"):  # test_demo_onnx.py runs it
+        fsd_core.run_onnx_demo(seed=-1)
 
 
 def call_deploy(here: Path, result: Result) -> None:
@@ -220,6 +229,18 @@ def call_deploy(here: Path, result: Result) -> None:
     made = fsd_core.deploy("local", "mine", settings, workers=2, slots=1)
     assert (made.app, made.ranks, made.slots) == ("mine", 2, 1)
     assert fsd_core.destroy("local", "mine", settings)
+
+
+def call_audit(here: Path, result: Result) -> None:
+    settings = {"root": here / "audited"}
+    fsd_core.deploy("local", "mine", settings, workers=1, slots=1)
+    promises = fsd_core.audit("local", "mine", settings)
+    assert all(isinstance(each, fsd_core.Promise) and each.holds for each in promises)
+    (here / "audited" / "mine").chmod(0o755)
+    (broken,) = (each for each in fsd_core.audit("local", "mine", settings) if not each.holds)
+    assert (broken.found, broken.advice) == (f"{here / 'audited' / 'mine'}: mode 755", f"chmod 700 {here / 'audited' / 'mine'}")
+    with pytest.raises(fsd_core.InputError, match="app nothing on local: nothing is deployed"):
+        fsd_core.audit("local", "nothing", settings)
 
 
 def call_destroy(here: Path, result: Result) -> None:
@@ -236,7 +257,7 @@ def call_clean(here: Path, result: Result) -> None:
     assert fsd_core.clean(**options, keep_records=True) > 0
     assert (here / "home" / "runs" / f"{again.run}.json").exists()
     assert fsd_core.clean(**options) == 0
-    assert not (here / "home" / "runs").exists()
+    assert [each.name for each in (here / "home" / "runs").iterdir()] == ["audit"]
 
 
 def call_emulators_up(here: Path, result: Result) -> None:
@@ -455,6 +476,8 @@ WRONG: list[tuple[Callable[[], object], str]] = [
     (lambda: fsd_core.deploy(workers=0), "workers 0"),
     (lambda: fsd_core.deploy(slots="4"), "slots '4'"),
     (lambda: fsd_core.deploy(app="A"), "app 'A'"),
+    (lambda: fsd_core.deploy(repair="yes"), "repair 'yes'"),
+    (lambda: fsd_core.audit(app="A"), "app 'A'"),
     (lambda: fsd_core.destroy("mars"), "provider 'mars' is not installed"),
     (lambda: fsd_core.destroy(progress=3), "progress 3: expected a function"),
     (lambda: fsd_core.clean(keep_records=1), "keep_records 1"),

@@ -16,6 +16,7 @@ from fsd_aws.names import Names, role
 from fsd_conformance import emulators
 from fsd_core.driver import WORKER, Message, Resources
 from fsd_core.providers.package import stub
+from fsd_core.providers.promises import Auditor
 
 APP = "policies"
 
@@ -39,9 +40,16 @@ def used() -> dict[str, Any]:
             _use(made, client=True)
         with recorded() as working:
             _use(made, client=False)
+        with recorded() as looking:
+            assert isinstance(provisioner, Auditor)
+            assert provisioner.audit(APP)
+        with Api(made.names["region"]) as api:  # somebody lets the bucket keep versions, which a removal must delete too
+            api.call("s3", "put_bucket_versioning", Bucket=made.names["bucket"], VersioningConfiguration={"Status": "Enabled"})
+            for body in (b"1", b"2"):
+                api.call("s3", "put_object", Bucket=made.names["bucket"], Key="probe/kept", Body=body)
         with recorded() as destroying:
-            provisioner.destroy(APP)
-    return {"resources": made, "deploy": deploying + destroying, "run": running, "work": working}
+            assert f"bucket {made.names['bucket']}" in provisioner.destroy(APP)
+    return {"resources": made, "deploy": deploying + destroying, "run": running, "work": working, "audit": looking}
 
 
 def _use(resources: Resources, client: bool) -> None:
@@ -80,10 +88,11 @@ def _documents(made: Resources) -> dict[str, dict[str, Any]]:
         "work": policy.worker(names, bucket, function),
         "run": policy.client(names, bucket, function),
         "deploy": policy.deployer(names, bucket, function, role(made.app, made.names["region"])),
+        "audit": policy.auditor(names, bucket, function, role(made.app, made.names["region"])),
     }
 
 
-@pytest.mark.parametrize("who", ["work", "run", "deploy"])
+@pytest.mark.parametrize("who", ["work", "run", "deploy", "audit"])
 def test_every_call_is_allowed(used: dict[str, Any], who: str) -> None:
     document, calls = _documents(used["resources"])[who], used[who]
     needs = {need for call in calls for need in call.needs()}
@@ -95,7 +104,7 @@ def test_every_call_is_allowed(used: dict[str, Any], who: str) -> None:
 BY_LAMBDA = {"logs:CreateLogStream", "logs:PutLogEvents", "s3:ListBucket"}
 
 
-@pytest.mark.parametrize(("who", "besides"), [("work", BY_LAMBDA), ("run", set()), ("deploy", set())])
+@pytest.mark.parametrize(("who", "besides"), [("work", BY_LAMBDA), ("run", set()), ("deploy", set()), ("audit", set())])
 def test_nothing_more_is_allowed(used: dict[str, Any], who: str, besides: set[str]) -> None:
     calls: list[Call] = [*used[who], *(used["run"] if who == "deploy" else ())]  # a deployer may also run
     needed = {action for call in calls for action, _ in call.needs()}
@@ -110,6 +119,15 @@ def test_every_resource_is_the_apps_own(used: dict[str, Any]) -> None:
             named = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
             for resource in named:
                 assert f"fsd-{APP}" in resource or statement["Sid"] in ("Lists", "Quota"), (who, statement)
+
+
+def test_who_runs_an_app_adds_to_its_audit_log_and_removes_nothing(used: dict[str, Any]) -> None:
+    documents = _documents(used["resources"])
+    entry = f"arn:aws:s3:::{used['resources'].names['bucket']}/audit/0000000001"
+    allowed = {who: {verb for verb in ("Get", "Put", "Delete") if allows(documents[who], f"s3:{verb}Object", entry)} for who in documents}
+    assert allowed == {"work": set(), "audit": set(), "run": {"Get", "Put"}, "deploy": {"Get", "Put", "Delete"}}
+    (append,) = [statement for statement in documents["run"]["Statement"] if statement["Sid"] == "Append"]
+    assert append["Condition"] == {"Null": {"s3:if-none-match": "true"}}  # a put that may replace an entry
 
 
 def test_another_app_is_out_of_reach(used: dict[str, Any]) -> None:
@@ -128,7 +146,9 @@ def test_another_app_is_out_of_reach(used: dict[str, Any]) -> None:
 
 def test_only_topics_of_the_app_may_send(used: dict[str, Any]) -> None:
     names = Names.of(used["resources"])
-    (statement,) = policy.queue(names, names.queue(0, 1), "fsd-x-*")["Statement"]
+    statement, closed = policy.queue(names, names.queue(0, 1), "fsd-x-*")["Statement"]
+    assert policy.queue(names, names.queue(0, 1), None)["Statement"] == [closed]
+    assert (closed["Effect"], closed["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
     assert statement["Principal"] == {"Service": "sns.amazonaws.com"}
     assert statement["Action"] == ["sqs:SendMessage"]
     assert statement["Condition"] == {"ArnLike": {"aws:SourceArn": names.arn("sns", "fsd-x-*")}}

@@ -122,6 +122,8 @@ def test_what_is_made_and_how(app: str) -> None:
     made = provisioner(memory_mb=512, timeout_s=60, concurrency=7).ensure(app, 2, 2)
     own, told = Names.of(made), made.names
     assert there(app) == Counter(queue=6, topic=2, subscription=4, bucket=1, role=1, function=1, log_group=1)
+    assert PROVIDER.caller(made).startswith(f"arn:aws:sts::{told['account']}:")
+    assert PROVIDER.store(made) == f"s3://{told['bucket']}"
     assert all(isinstance(value, str) for value in told.values())
 
     sqs, tag = aws("sqs"), {"fsd:app": app}
@@ -134,7 +136,7 @@ def test_what_is_made_and_how(app: str) -> None:
         left = [attributes[f"ApproximateNumberOfMessages{hidden}"] for hidden in ("", "NotVisible")]  # a lease hides, a count does not
         assert left == ["0", "0"], name
         if name != own.failed:
-            (statement,) = json.loads(attributes["Policy"])["Statement"]
+            statement, _ = json.loads(attributes["Policy"])["Statement"]
             assert statement["Resource"] == own.arn("sqs", name)
             assert f":fsd-{app}-{own.generation}-" in statement["Condition"]["ArnLike"]["aws:SourceArn"]
 
@@ -155,8 +157,12 @@ def test_what_is_made_and_how(app: str) -> None:
     rules = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
     assert rules[0]["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
     assert set(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values()) == {True}
-    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
-    assert (rule["Status"], rule["Expiration"]["Days"], rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]) == ("Enabled", 7, 1)
+    rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    days = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule}
+    assert {rule["Status"] for rule in rules} == {"Enabled"}
+    assert [rule["Filter"]["Prefix"] for rule in rules if "AbortIncompleteMultipartUpload" in rule] == [""]
+    for key in ("audit/0000000001", "0ab/run/config", "ab/content/1", "aab/run/x", "slots/0/1", "code/x", "probe/deploy-1"):
+        assert [kept for prefix, kept in days.items() if key.startswith(prefix)] == [365 if key.startswith("audit") else 7], key
     assert s3.get_bucket_tagging(Bucket=bucket)["TagSet"] == [{"Key": "fsd:app", "Value": app}]
 
     functions, name = aws("lambda"), told["function"]
@@ -202,6 +208,21 @@ def test_an_app_keeps_its_engine_and_a_large_zip_goes_through_the_bucket(app: st
     assert not aws("s3").list_objects_v2(Bucket=made.names["bucket"], Prefix="code/").get("KeyCount")
     assert made.names["engine"] == "onnx"
     assert provisioner().ensure(app, 1, 1) == made
+
+
+def test_an_arm64_function_gets_no_onnx_runtime(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local Lambda has only functions of this machine's processor: here, what it answers is changed."""
+    name, call = provisioner().ensure(app, 1, 1).names["function"], api.Api.call
+
+    def arm64(self: Any, service: str, operation: str, **parameters: Any) -> Any:
+        found = call(self, service, operation, **parameters)
+        return found | {"Architectures": ["arm64"]} if operation == "get_function_configuration" else found
+
+    monkeypatch.setattr(api.Api, "call", arm64)
+    with pytest.raises(InputError, match=rf"engine onnx: function {name} is arm64, .*: expected x86_64: 'fsd destroy .*--engine onnx'"):
+        provisioner(engine="onnx").ensure(app, 1, 1)
+    assert "engine" not in function.read(api.Api(REGION), app, name).names  # type: ignore[union-attr]
+    provisioner(memory_mb=2000).ensure(app, 1, 1)  # rows go on
 
 
 def test_text_or_binary_is_found_out(app: str) -> None:

@@ -31,7 +31,7 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
         "name: 'fsd-${app}-${generation}-${i / ranks}-${i % ranks}'",
         f"var tags = {{ '{policy.APP_TAG}': app }}",
         f"maxDeliveryCount: {queues.DELIVERIES}, defaultMessageTimeToLive: 'PT{queues.TTL_S}S'",
-        f"daysAfterModificationGreaterThan: {provision.KEPT_DAYS}",
+        f"daysAfterModificationGreaterThan: {policy.KEPT_DAYS}",
         f"name: '{RESOURCES}'",
     ):
         assert line in text
@@ -43,7 +43,7 @@ def test_the_bicep_uses_the_same_names_and_roles() -> None:
 def test_the_bicep_has_the_defaults_of_the_settings() -> None:
     text = bicep()
     defaults = {field.name: str(field.default) for field in attrs.fields(Settings)}
-    for name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime", "message_kb"):
+    for name in ("region", "tier", "memory_mb", "timeout_s", "concurrency", "lease_s", "runtime", "message_kb", "audit_retention_days"):
         assert re.findall(rf"^param {name} \w+ = '?([\w.]+)", text, re.M) == [defaults[name]], name
     assert text.count("{") == text.count("}")
 

@@ -11,6 +11,7 @@ from azure_calls import Call, recorded
 from fsd_azure import PROVIDER, connection_strings, policy, provision, queues
 from fsd_azure.provision import AzureProvisioner
 from fsd_conformance import emulators
+from fsd_core.storage.keys import AUDIT, PASSING
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(240)]
 ME, FUNCTION = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
@@ -77,7 +78,13 @@ def test_what_is_made_without_connection_strings(monkeypatch: pytest.MonkeyPatch
         assert account["properties"]["minimumTlsVersion"] == "TLS1_2"
         assert account["properties"]["allowBlobPublicAccess"] is account["properties"]["allowSharedKeyAccess"] is False
         rules = api.call("GET", f"{policy.storage_id(names)}/managementPolicies/default")["properties"]["policy"]["rules"]
-        assert rules[0]["definition"]["filters"]["prefixMatch"] == ["fsd-roles/"]
+        kept = {
+            prefix: rule["definition"]["actions"]["baseBlob"]["delete"]["daysAfterModificationGreaterThan"]
+            for rule in rules
+            for prefix in rule["definition"]["filters"]["prefixMatch"]
+        }
+        assert kept == {**{f"fsd-roles/{prefix}": 7 for prefix in PASSING}, f"fsd-roles/{AUDIT}": 365}
+        assert max(len(rule["definition"]["filters"]["prefixMatch"]) for rule in rules) <= 10
         assert sorted(queues.existing_hosts(api, app)) == sorted(names["namespaces"].split(","))
         assert len(provisioner.remove(api, app, None)) == 9
         assert api.owned(app) == ([], [])
@@ -107,6 +114,18 @@ def test_a_client_reads_settings_and_key_and_no_more() -> None:
     provisioner.destroy("asked")
 
 
+def test_an_auditor_reads_what_it_names_and_no_more() -> None:
+    provisioner = AzureProvisioner({"package": False}, PROVIDER)
+    provisioner.ensure("asked", 1, 1)
+    with recorded() as calls:
+        assert provisioner.audit("asked")
+    _check(calls, policy.AUDIT_ACTIONS)
+    records = {f"Microsoft.{each}/read" for each in ("Storage/storageAccounts", "Storage/storageAccounts/managementPolicies")}
+    records.add("Microsoft.ServiceBus/namespaces/read")  # of what connection strings do not name
+    assert {each.lower() for each in policy.AUDIT_ACTIONS} - {_action(call).lower() for call in calls} == {each.lower() for each in records}
+    provisioner.destroy("asked")
+
+
 def _check(calls: list[Call], actions: Sequence[str] = policy.ACTIONS) -> None:
     assert calls
     allowed = {each.lower() for each in actions}
@@ -115,13 +134,15 @@ def _check(calls: list[Call], actions: Sequence[str] = policy.ACTIONS) -> None:
 
 def _action(call: Call) -> str:
     """The action that a request needs, as Azure names it."""
-    verb = {"GET": "read", "PUT": "write", "DELETE": "delete", "POST": "action"}[call.method]
+    verb = {"GET": "read", "PUT": "write", "PATCH": "write", "DELETE": "delete", "POST": "action"}[call.method]
     if call.path.startswith("resourceGroups/"):
         inside = "/resources" if call.path.endswith("/resources") else ""
         return f"Microsoft.Resources/subscriptions/resourceGroups{inside}/{verb}"
     if call.path.startswith("operationresults/"):
         return f"Microsoft.Resources/subscriptions/operationresults/{verb}"
-    if "roleAssignments/" in call.path:
+    if "Microsoft.Insights/" in call.path:
+        return f"Microsoft.Insights/eventtypes/values/{verb}"
+    if "roleAssignments" in call.path:
         return f"Microsoft.Authorization/roleAssignments/{verb}"
     provider, *parts = call.path.split("/")
     if parts[2:] == ["config", "appsettings", "list"]:

@@ -183,7 +183,7 @@ def test_what_is_made_and_how(app: str, azure: Api) -> None:
     assert config["runtime"] == {"name": "python", "version": "3.12"}
     assert site["tags"] == {"fsd-app": app}
     assert site["properties"]["httpsOnly"] is True
-    settings = function._settings(azure, app)
+    settings = function.settings(azure, app)
     assert settings
     assert json.loads(settings[RESOURCES]) == {"app": app, "ranks": 2, "slots": 2, "names": dict(told)}
     assert settings["AzureFunctionsJobHost__functionTimeout"] == "01:01:40"
@@ -250,17 +250,17 @@ def parsed() -> dict[str, str]:
 def test_settings_that_others_gave_stay(app: str, azure: Api) -> None:
     made = provisioner().ensure(app, 1, 1)
     path = azure.id(app, f"Microsoft.Web/sites/{made.names['function']}/config/appsettings")
-    azure.call("PUT", path, {"properties": {**(function._settings(azure, app) or {}), "THEIRS": "1"}})
+    azure.call("PUT", path, {"properties": {**(function.settings(azure, app) or {}), "THEIRS": "1"}})
     provisioner(concurrency=9).ensure(app, 1, 1)
-    assert (function._settings(azure, app) or {})["THEIRS"] == "1"
+    assert (function.settings(azure, app) or {})["THEIRS"] == "1"
 
 
 def test_a_key_that_was_renewed_is_written_by_a_deploy_that_changes_something(app: str, azure: Api) -> None:
     provisioner().ensure(app, 1, 1)
     path = f"{function._site(azure, app)}/config/appsettings"
-    azure.call("PUT", path, {"properties": {**(function._settings(azure, app) or {}), variables.KEY: "old"}})
+    azure.call("PUT", path, {"properties": {**(function.settings(azure, app) or {}), variables.KEY: "old"}})
     provisioner().ensure(app, 2, 1)
-    assert (function._settings(azure, app) or {})[variables.KEY] == function.key(azure, app)
+    assert (function.settings(azure, app) or {})[variables.KEY] == function.key(azure, app)
 
 
 def test_a_group_of_ones_own_stays(app: str, azure: Api) -> None:
@@ -294,7 +294,7 @@ def test_what_is_somebody_elses_is_refused_and_stays(app: str, azure: Api) -> No
 
     made = provisioner().ensure(app, 1, 1)
     path = azure.id(app, f"Microsoft.Web/sites/{made.names['function']}/config/appsettings")
-    settings = function._settings(azure, app)
+    settings = function.settings(azure, app)
     azure.call("PUT", path, {"properties": {"THEIRS": "1"}})
     for call in (provisioner().find, provisioner().destroy, lambda name: provisioner().ensure(name, 1, 1)):
         with pytest.raises(InputError, match=rf"a function app fsd-{app}-\w+ exists that fsd did not make"):

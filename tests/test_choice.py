@@ -12,7 +12,7 @@ import pytest
 
 import fsd_core
 import fsd_core.client.expected
-import fsd_core.plan.pricing
+import fsd_core.plan.row_workload
 from fsd_core import InputError, Result
 from fsd_core.cli.main import main
 from fsd_core.client.against import BYTES, compared
@@ -22,6 +22,7 @@ from fsd_core.partition import Parallel
 from fsd_core.plan import kept
 from fsd_core.plan.deciding import decide
 from fsd_core.plan.predict import Platform
+from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.ways import Given
 
 MODEL, INPUT = "radixnet:1024:4", "random:60:0.3:1"
@@ -82,12 +83,12 @@ def test_a_partition_decides_the_split(start: Callable[..., Result], partition: 
 def test_a_split_is_chosen_for_the_latencies_of_the_run(home: Path) -> None:
     model = fsd_core.radixnet(1024, 12)
     samples = open_inputs(INPUT, model.inputs)
-    choices = [
-        decide(model, samples, "local", {}, Given(split=2), latency=latency, home=home) for latency in (None, Latency.parse("aws,scale=3"))
-    ]
+    workload = RowWorkload(model, samples)
+    latencies = (None, Latency.parse("aws,scale=3"))
+    choices = [decide(workload, "local", {}, Given(split=2), latency=latency, home=home) for latency in latencies]
     assert all(choice.parallel.tensor == 1 for choice in choices)  # twelve exchanges of a tensor split wait for each other
     assert choices[0].reason != choices[1].reason
-    assert decide(model, samples, "aws", {}, Given(), latency=None, home=home).parallel == Parallel()
+    assert decide(workload, "aws", {}, Given(), latency=None, home=home).parallel == Parallel()
 
 
 def test_a_plan_is_kept_by_digest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,11 +96,11 @@ def test_a_plan_is_kept_by_digest(home: Path, monkeypatch: pytest.MonkeyPatch) -
         return fsd_core.make_plan(MODEL, INPUT, providers=["aws"], home=home, **options)
 
     first = plan()
-    monkeypatch.setattr(fsd_core.plan.pricing, "learn", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(fsd_core.plan.row_workload, "learn", lambda *_: pytest.fail("computed again"))
     again = plan()
     assert json.dumps(first.to_json()) == json.dumps(again.to_json())
     assert again.choice in again.candidates
-    monkeypatch.setattr(fsd_core.plan.pricing, "learn", lambda *_: 1 // 0)
+    monkeypatch.setattr(fsd_core.plan.row_workload, "learn", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         plan(deadline=100.0)  # another question
 
@@ -178,7 +179,7 @@ def test_sizes_of_a_function_are_predicted_together() -> None:
     one = Platform(provider="aws", outline=where.outline, table=load("aws"), tariff=where.tariff, memory_mb=1769)
     small, warm = attrs.evolve(one, memory_mb=885), attrs.evolve(one, cold=False)
     split = Estimator(facts).split(Parallel(pipeline=2), [0, 2], [60])
-    found = predict_each(facts, split, [one, small, warm], "queue")
+    found = predict_each(split, [one, small, warm], "queue")
     assert [(each.memory_mb, each.cold) for each in found] == [(1769, True), (885, True), (1769, False)]
     assert found[1].parts["compute"] == pytest.approx(2 * found[0].parts["compute"], rel=0.05)
     assert found[0].seconds["p50"] - found[2].seconds["p50"] == pytest.approx(0.65, abs=0.2)

@@ -106,8 +106,8 @@ def test_without_words_it_helps(fsd):
     assert "fsd demo" in out
 
 
-COMMANDS = """run, compare, report, partition, model import, model radixnet, model show, deploy, destroy, gc, clean, conformance, doctor,
-    demo, emulators up, emulators down, emulators status, provider new, tariff list, tariff show, bill"""
+COMMANDS = """run, compare, report, partition, model import, model radixnet, model show, deploy, destroy, audit, gc, clean, conformance,
+    doctor, demo, emulators up, emulators down, emulators status, provider new, tariff list, tariff show, bill"""
 
 
 @pytest.mark.parametrize("words", COMMANDS.replace("\n   ", "").split(", "))
@@ -439,11 +439,33 @@ def test_deploy_gc_clean_destroy(fsd, home):
     assert code == 0
     assert one_object(out)["removed"] > 0
     assert not any("/content/" in key for key in objects.list("").keys)
-    assert not (home / "runs").exists()
+    assert [each.name for each in (home / "runs").iterdir()] == ["audit"]
     code, out, _ = fsd("destroy", "--app", "mine", "--json")
     assert code == 0
     assert one_object(out)["removed"]
     assert one_object(fsd("destroy", "--app", "mine", "--json")[1])["removed"] == []
+
+
+def test_an_audit_says_what_does_not_hold(fsd):
+    code, out, err = fsd("audit", "--app", "mine", "--json")
+    assert code == 2
+    assert "nothing is deployed, or not all of it: expected a complete app: 'fsd deploy --provider local --app mine'" in err
+    assert fsd("deploy", "--app", "mine", "--workers", 1, "--slots", 1)[0] == 0
+    code, out, _ = fsd("audit", "--app", "mine", "--json")
+    answer = one_object(out)
+    assert (code, answer["app"], answer["provider"]) == (0, "mine", "local")
+    assert [(each["name"], each["holds"]) for each in answer["checks"]] == [
+        ("folder: no public access", True),
+        ("deployment: last change", True),
+    ]
+    assert "shown  deployment: last change" in fsd("audit", "--app", "mine")[1]
+    root = Path(PROVIDER.provisioner({}).find("mine").names["root"])
+    root.chmod(0o777)
+    code, out, err = fsd("audit", "--app", "mine")
+    assert code == 1
+    assert "FAILS  folder: no public access" in out
+    assert f"to do:    chmod 700 {root}" in out
+    assert err.splitlines()[-1].endswith("1 of 2 promises do not hold: folder: no public access")
 
 
 def test_gc_leaves_the_runs_under_way(fsd):

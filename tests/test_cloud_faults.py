@@ -207,7 +207,7 @@ STRANGERS: dict[str, Callable[[Any, int, int], None]] = {"aws": aws_strangers, "
 @pytest.mark.parametrize("objective", ["cost", "latency"])
 def test_a_poisoned_queue_changes_nothing(cloud: Cloud, objective: str) -> None:
     """Of every slot and rank: what is no frame, frames that are damaged or of other runs, and messages of forms that only others send."""
-    frame = pack(Frame(Kind.PAYLOAD, "ab" * 8, 1, 0, 1, 0, 1, b"x" * 50))
+    frame = pack(Frame(Kind.PAYLOAD, "ab" * 8, 1, 0, 1, 0, 1, b"x" * 50), 0, bytes(32))
     bodies = [b"hello", b"FSDf" + bytes(60), frame[:20], frame[:-3], frame[:70] + b"!" + frame[71:], frame * 2, b"z" * 60_000, frame]
     for slot in range(SLOTS):
         with closing(cloud.provider.messages(cloud.resources, slot)) as driver:

@@ -36,6 +36,7 @@ from fsd_core.errors import RunFailed
 from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
+from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.protocol.spawn import LaunchPayload
 from fsd_core.storage import retry, slots
 from fsd_core.storage.keys import RunKeys, is_run
@@ -190,8 +191,9 @@ def test_an_abort_that_nobody_explained_ends_the_run(start: Start, store: Store,
         resources = PROVIDER.provisioner({"root": str(tmp_path / "root")}).find("fsd")
         assert resources is not None
         body = describe(RunFailed(Code.UNAVAILABLE, "forged", rank=1))
+        key = bytes.fromhex(RunConfig.unpack(store.get(config)).frame_key)
         with closing(PROVIDER.messages(resources, int(slot))) as messages:
-            messages.publish([Message(0, pack(Frame(Kind.ABORT, name, 1, 0, 1, 0, 1, body)))])
+            messages.publish([Message(0, pack(Frame(Kind.ABORT, name, 1, 0, 1, 0, 1, body), 0, key))])
         if late:
             until(lambda: store.find(RunKeys(name).error) is not None or not list(store.keys(RunKeys(name).prefix)))
 
@@ -308,7 +310,7 @@ def test_a_run_is_left_in_bounded_time_whatever_does_not_answer(store: Store, tm
     held = slots.lease(store, 1, "ab" * 8)
     store.put(RunKeys(held.run).config, b"something")
     stuck = Store(Stuck(store.driver), store.retry)
-    cleanup = Cleanup(PROVIDER, resources, stuck, PROVIDER.invoker(resources), held, WORKERS)
+    cleanup = Cleanup(PROVIDER, resources, stuck, PROVIDER.invoker(resources), held, WORKERS, bytes(32))
     left = cleanup.after_failure(KeyboardInterrupt())
     assert re.fullmatch(  # on a machine that stops for a while, the functions may not be ended in time either
         r"could not (end the functions or )?remove the run's objects or give the slot back: the slot is free after 60 s, "
@@ -367,7 +369,7 @@ def test_on_a_cloud_the_reason_stays_until_the_slots_next_run(store: Store, tmp_
     keys = RunKeys(held.run)
     for key in (keys.config, keys.claim(0), keys.output(0, 0)):
         store.put(key, b"something")
-    cleanup = Cleanup(PROVIDER, resources, store, lives_on, held, WORKERS)
+    cleanup = Cleanup(PROVIDER, resources, store, lives_on, held, WORKERS, bytes(32))
     assert cleanup.after_failure(RunFailed(Code.TOO_LARGE, "out of memory", rank=1)) is None
     assert list(store.keys(keys.prefix)) == [keys.error]
     with closing(PROVIDER.messages(resources, 0)) as messages:

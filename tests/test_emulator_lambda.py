@@ -153,12 +153,30 @@ def test_settings_that_the_service_or_the_emulator_refuses(emulator: Emulator, s
 
 def test_what_is_not_implemented_is_refused_by_name(emulator: Emulator) -> None:
     name = emulator.create()
-    with pytest.raises(ClientError, match=r"NotImplemented.*policy"):
-        emulator.client.get_policy(FunctionName=name)
+    with pytest.raises(ClientError, match=r"NotImplemented.*versions"):
+        emulator.client.publish_version(FunctionName=name)
     with pytest.raises(ClientError, match="Function not found"):
         emulator.client.invoke(FunctionName=name, Qualifier="3")
     with pytest.raises(ClientError, match="MaximumRetryAttempts"):
         emulator.client.put_function_event_invoke_config(FunctionName=name, MaximumRetryAttempts=3)
+
+
+def test_the_policy_of_a_function_is_stored(emulator: Emulator) -> None:
+    name, client = emulator.create(), emulator.client
+    with pytest.raises(ClientError, match="ResourceNotFoundException"):
+        client.get_policy(FunctionName=name)
+    sent = {"FunctionName": name, "Action": "lambda:InvokeFunction"}
+    client.add_permission(**sent, StatementId="all", Principal="*")
+    client.add_permission(**sent, StatementId="s3", Principal="s3.amazonaws.com", SourceArn="arn:aws:s3:::b", SourceAccount="123456789012")
+    with pytest.raises(ClientError, match=r"ResourceConflictException.*\(all\) provided already exists"):
+        client.add_permission(**sent, StatementId="all", Principal="*")
+    everyone, service = json.loads(client.get_policy(FunctionName=name)["Policy"])["Statement"]
+    assert (everyone["Principal"], everyone["Resource"].rpartition(":")[2]) == ("*", name)
+    assert service["Principal"] == {"Service": "s3.amazonaws.com"}
+    condition = {"ArnLike": {"AWS:SourceArn": "arn:aws:s3:::b"}, "StringEquals": {"AWS:SourceAccount": "123456789012"}}
+    assert service["Condition"] == condition
+    client.remove_permission(FunctionName=name, StatementId="all")
+    assert [each["Sid"] for each in json.loads(client.get_policy(FunctionName=name)["Policy"])["Statement"]] == ["s3"]
 
 
 def test_a_function_that_is_still_being_made_cannot_be_invoked() -> None:

@@ -5,25 +5,25 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 
 from flips import FLIPS, flips, refused
 from fsd_core import run
 from fsd_core.channel import RankIdentity, describe, explain
-from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, unpack
+from fsd_core.channel.frames import KEY_BYTES, Frame, Kind, Stray, Unverified, pack, unpack
 from fsd_core.channel.hybrid import _NOTICE as NOTICE
-from fsd_core.channel.objects import HEAD_BYTES, bundle, entry, fetch
+from fsd_core.channel.objects import HEAD_BYTES, DamagedBundle, bundle, entry, fetch, payload_tag
 from fsd_core.client import history, rows, stage
 from fsd_core.codec import CodecError, decode, encode
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
-from fsd_core.errors import DamagedContent, InputError, RunFailed
+from fsd_core.errors import DamagedContent, InputError
 from fsd_core.kernel import Block
 from fsd_core.model import Model, radixnet
 from fsd_core.partition import ExchangePlan, Partition, partition
@@ -38,7 +38,7 @@ from partition_models import sparse
 from recording import Recording
 
 RUN = "00ff00ff00ff00ff"
-ME = RankIdentity(RUN, 7, 2, 5, 1e10)
+ME = RankIdentity(RUN, 7, 2, 5, 1e10, key=bytes(range(KEY_BYTES)))
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +133,11 @@ def test_bundle(head_bytes: int) -> None:
 
     def read(_: int, data: bytes) -> None:
         for target, payload in PAYLOADS:
-            where = entry(data[:head_bytes], RUN, 3, ME.rank, target)
-            assert fetch(Bytes(data), "k", data[:head_bytes], where, "what rank 2 sent") == payload
+            me = attrs.evolve(ME, rank=target)
+            where = entry(data[:head_bytes], me, 3, ME.rank)
+            assert fetch(Bytes(data), "k", data[:head_bytes], where, me, "what rank 2 sent") == payload
 
-    refused([bundle(ME, 3, PAYLOADS)], read, RunFailed, longer=False)
+    refused([bundle(ME, 3, PAYLOADS)], read, DamagedBundle, longer=False)
 
 
 class Bytes(Store):
@@ -153,23 +154,27 @@ def test_what_a_notice_points_to() -> None:
     """Flips in the object, and in the notice itself even without a frame around it."""
     data = bundle(ME, 3, PAYLOADS)
     payload = PAYLOADS[2][1]
-    notice = NOTICE.pack(len(data) - len(payload), len(payload), zlib.crc32(payload))
+    notice = NOTICE.pack(len(data) - len(payload), len(payload), payload_tag(ME, payload))
     begin = len(data) - len(payload)
-    refused([data[begin:]], lambda _, end: fetch(Bytes(data[:begin] + end), "k", b"", NOTICE.unpack(notice), "it"), RunFailed, longer=False)
+
+    def read(data: bytes, notice: bytes) -> bytes:
+        return fetch(Bytes(data), "k", b"", NOTICE.unpack(notice), ME, "it")
+
+    refused([data[begin:]], lambda _, end: read(data[:begin] + end, notice), DamagedBundle, longer=False)
     for bad in flips(notice, 8 * len(notice)):
-        with pytest.raises(RunFailed, match="damaged"):
-            fetch(Bytes(data), "k", b"", NOTICE.unpack(bad), "it")
+        with pytest.raises(DamagedBundle, match="damaged"):
+            read(data, bad)
 
 
 def some_frames() -> list[bytes]:
-    notice = NOTICE.pack(1000, 2000, 3)
+    notice = NOTICE.pack(1000, 2000, bytes(16))
     bodies = [(Kind.PAYLOAD, 1, 3, PAYLOADS[0][1]), (Kind.PAYLOAD, 0, 1, b""), (Kind.NOTICE, 0, 1, notice)]
     abort = describe(DamagedContent(Code.NOT_FOUND, "gone", "0f/content/3", rank=1, layer=2))
-    return [pack(Frame(kind, RUN, 7, 3, 2, number, of, body)) for kind, number, of, body in (*bodies, (Kind.ABORT, 0, 1, abort))]
+    return [pack(Frame(kind, RUN, 7, 3, 2, number, of, body), 4, ME.key) for kind, number, of, body in (*bodies, (Kind.ABORT, 0, 1, abort))]
 
 
 def test_frame() -> None:
-    refused(some_frames(), lambda _, data: unpack(data), (Stray, FrameError))
+    refused(some_frames(), lambda _, data: unpack(data, 4, ME.key), (Stray, Unverified))
 
 
 def test_frame_as_text() -> None:
@@ -178,8 +183,8 @@ def test_frame_as_text() -> None:
     for number, data in enumerate(good):
         for bad in flips(base64.b64encode(data), FLIPS // len(good), number):
             try:
-                assert unpack(base64.b64decode(bad, validate=True)) == unpack(data)
-            except (binascii.Error, Stray, FrameError):
+                assert unpack(base64.b64decode(bad, validate=True), 4, ME.key) == unpack(data, 4, ME.key)
+            except (binascii.Error, Stray, Unverified):
                 continue
 
 

@@ -1,16 +1,20 @@
 """Frames and bundles keep their content, errors name damage, batches are within their limits, the mailbox keeps each payload once."""
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fsd_core.channel import RankIdentity
-from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, fill, pack, split, unpack
+from fsd_core.channel.frames import KEY_BYTES, Frame, Kind, Stray, Unverified, fill, pack, split, unpack
 from fsd_core.channel.mailbox import Duplicate, Inconsistent, Mailbox, Unexpected
-from fsd_core.channel.objects import bundle, entry
+from fsd_core.channel.objects import DamagedBundle, bundle, entry
+from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
 
 RUN = "00ff00ff00ff00ff"
+KEY = bytes(range(KEY_BYTES))
+TARGET = RankIdentity(RUN, 1, 5, 9, 0.0, key=KEY)
 numbers = st.integers(0, 2**32 - 1)
 sources = st.integers(-1, 2**31 - 1)  # -1: the client
 
@@ -22,18 +26,22 @@ def frame(step: int, source: int, sequence: int, of: int, body: bytes) -> Frame:
 @given(st.sampled_from(list(Kind)), st.integers(0, 2**64 - 1), numbers, numbers, sources, st.integers(0, 99), st.binary(max_size=300))
 def test_a_frame_is_unpacked_as_it_was_packed(kind: Kind, run: int, epoch: int, step: int, source: int, sequence: int, body: bytes) -> None:
     whole = Frame(kind, f"{run:016x}", epoch, step, source, sequence, sequence + 1, body)
-    assert unpack(pack(whole)) == whole
+    assert unpack(pack(whole, 7, KEY), 7, KEY) == whole
+    for target, key in ((8, KEY), (-1, KEY), (7, KEY[1:] + b"x"), (7, bytes(KEY_BYTES))):
+        with pytest.raises(Unverified) as caught:
+            unpack(pack(whole, 7, KEY), target, key)
+        assert (caught.value.run, caught.value.epoch) == (whole.run, epoch)
 
 
 @given(st.binary(max_size=50), st.data())
 def test_any_cut_or_flipped_bit_is_noticed(body: bytes, data: st.DataObject) -> None:
-    good = pack(frame(3, 1, 0, 1, body))
+    good = pack(frame(3, 1, 0, 1, body), 2, KEY)
     cut = good[: data.draw(st.integers(0, len(good) - 1))]
     at, bit = data.draw(st.integers(0, len(good) - 1)), data.draw(st.integers(0, 7))
     flipped = good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :]
     for bad in (cut, flipped):
-        with pytest.raises((Stray, FrameError)):
-            unpack(bad)
+        with pytest.raises((Stray, Unverified)):
+            unpack(bad, 2, KEY)
 
 
 @given(st.binary(max_size=200), st.integers(1, 60))
@@ -41,6 +49,13 @@ def test_split_gives_pieces_that_join(payload: bytes, size: int) -> None:
     pieces = split(payload, size)
     assert b"".join(pieces) == payload
     assert all(len(piece) <= size for piece in pieces)
+
+
+def test_a_payload_of_too_many_pieces_is_refused() -> None:
+    assert len(split(bytes(65_535), 1)) == 65_535
+    with pytest.raises(RunFailed, match="takes 65536 messages: expected at most 65535") as caught:
+        split(bytes(65_536), 1)
+    assert caught.value.code is Code.TOO_LARGE
 
 
 @given(st.lists(st.integers(0, 100), max_size=60), st.integers(1, 10))
@@ -80,28 +95,33 @@ def test_pieces_in_any_order_and_number_give_each_payload_once(payloads: dict[in
 
 @given(st.dictionaries(st.integers(0, 60), st.binary(max_size=80), min_size=1, max_size=20), st.integers(0, 10))
 def test_a_bundle_gives_each_target_its_own(payloads: dict[int, bytes], source: int) -> None:
-    body = bundle(RankIdentity(RUN, 1, source, 61, 0.0), 4, list(payloads.items()))
+    body = bundle(RankIdentity(RUN, 1, source, 61, 0.0, key=KEY), 4, list(payloads.items()))
     for target, payload in payloads.items():
-        offset, length, _ = entry(body, RUN, 4, source, target)
+        offset, length, _ = entry(body, RankIdentity(RUN, 1, target, 61, 0.0, key=KEY), 4, source)
         assert body[offset : offset + length] == payload
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [(lambda b: b"", "and a header of"), (lambda b: b[:40], "does not fit"), (lambda b: b[:36] + b"\xff" + b[37:], "checksum")],
+    [(lambda b: b"", "and a header of"), (lambda b: b[:40], "does not fit"), (lambda b: b[:36] + b"\xff" + b[37:], "tag of its directory")],
 )
 def test_a_damaged_bundle_is_named(change: object, word: str) -> None:
-    body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0), 4, [(5, b"x" * 9)])
-    with pytest.raises(RunFailed, match=word) as caught:
-        entry(change(body), RUN, 4, 2, 5)  # type: ignore[operator]
+    body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0, key=KEY), 4, [(5, b"x" * 9)])
+    with pytest.raises(DamagedBundle, match=word) as caught:
+        entry(change(body), TARGET, 4, 2)  # type: ignore[operator]
     assert caught.value.rank == 5
 
 
 def test_a_bundle_of_another_step_or_without_this_target_is_refused() -> None:
-    body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0), 4, [(5, b"x")])
-    for arguments, word in (((RUN, 5, 2, 5), "expected version 1, run"), ((RUN, 4, 2, 6), "no entry for rank 6")):
-        with pytest.raises(RunFailed, match=word):
-            entry(body, *arguments)
+    body = bundle(RankIdentity(RUN, 1, 2, 9, 0.0, key=KEY), 4, [(5, b"x")])
+    other = attrs.evolve(TARGET, key=bytes(KEY_BYTES))
+    for me, step, word in (
+        (TARGET, 5, "expected version 2, run"),
+        (attrs.evolve(TARGET, rank=6), 4, "no entry for rank 6"),
+        (other, 4, "tag"),
+    ):
+        with pytest.raises(DamagedBundle, match=word):
+            entry(body, me, step, 2)
 
 
 def test_an_unexpected_piece_is_no_duplicate_and_is_not_kept() -> None:

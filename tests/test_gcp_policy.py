@@ -11,6 +11,7 @@ import pytest
 
 from fsd_conformance import emulators
 from fsd_core.driver import WORKER, Message, Resources
+from fsd_core.providers.promises import Auditor
 from fsd_gcp import PROVIDER, policy
 from fsd_gcp.names import Names
 from fsd_gcp.policy import Grant
@@ -45,9 +46,12 @@ def used() -> dict[str, Any]:
             _use(made, client=True)
         with recorded() as working:
             _use(made, client=False)
+        with recorded() as looking:
+            assert isinstance(provisioner, Auditor)
+            assert provisioner.audit(APP)
         with recorded() as destroying:
             provisioner.destroy(APP)
-    return {"resources": made, "deploy": deploying + destroying, "run": running, "work": working}
+    return {"resources": made, "deploy": deploying + destroying, "run": running, "work": working, "audit": looking}
 
 
 def _use(resources: Resources, client: bool) -> None:
@@ -111,6 +115,11 @@ def test_a_deployer_may_do_what_it_does_and_nothing_else(used: dict[str, Any]) -
     assert needed - set(policy.DEPLOYER) == given_later
     assert set(policy.DEPLOYER) - needed == unseen
     assert list(policy.DEPLOYER) == sorted(policy.DEPLOYER)
+
+
+def test_an_auditor_may_read_what_it_reads_and_nothing_else(used: dict[str, Any]) -> None:
+    assert set(policy.AUDITOR) == {permission for call in used["audit"] for permission, _ in call.needs()}
+    assert list(policy.AUDITOR) == sorted(policy.AUDITOR)
 
 
 def test_every_resource_is_the_apps_own(used: dict[str, Any]) -> None:

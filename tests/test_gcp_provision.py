@@ -17,6 +17,7 @@ from fsd_core.driver import Code, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers import probes
 from fsd_core.providers.package import Package, stub, zipped
+from fsd_core.storage.keys import AUDIT, PASSING
 from fsd_gcp import PROVIDER, RESOURCES, api, function, invoke, names, policy, queues
 from fsd_gcp.names import Names
 from fsd_gcp.policy import Grant
@@ -148,9 +149,10 @@ def test_what_is_made_and_how(app: str, gcp: Rest) -> None:
     assert bucket["iamConfiguration"]["uniformBucketLevelAccess"]["enabled"] is True
     assert bucket["iamConfiguration"]["publicAccessPrevention"] == "enforced"
     assert bucket["softDeletePolicy"]["retentionDurationSeconds"] == "0"
-    assert [(rule["action"]["type"], rule["condition"]["age"]) for rule in bucket["lifecycle"]["rule"]] == [
-        ("Delete", 7),
-        ("AbortIncompleteMultipartUpload", 1),
+    assert [(rule["action"]["type"], rule["condition"]) for rule in bucket["lifecycle"]["rule"]] == [
+        ("Delete", {"age": 7, "matchesPrefix": list(PASSING)}),
+        ("Delete", {"age": 365, "matchesPrefix": [AUDIT]}),
+        ("AbortIncompleteMultipartUpload", {"age": 1}),
     ]
 
     found = gcp.call("cloudfunctions", "GET", f"v2/projects/{PROJECT}/locations/{REGION}/functions/{told['function']}")
@@ -288,8 +290,8 @@ def test_a_function_without_its_roles_is_no_deployment(app: str, monkeypatch: py
 def test_a_queue_that_does_not_deliver_is_no_deployment(app: str, gcp: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     real = queues.make
 
-    def to_nowhere(requests: Any, own: Names, pairs: Any, lease_s: int, worker: str) -> None:
-        real(requests, own, pairs, lease_s, worker)
+    def to_nowhere(requests: Any, own: Names, pairs: Any, *more: Any) -> None:
+        real(requests, own, pairs, *more)
         for pair in pairs:
             gcp.delete("pubsub", f"v1/{own.subscription(*pair)}")
             elsewhere = own.topic(9, 9)

@@ -35,6 +35,7 @@ from waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 RUN = "1234567890abcdef"
+KEY = bytes(32)
 NOBODY = Resources("a", 3, 1, {"project": PROJECT, "generation": "0" * 8, "lease_s": "600", "receive": "stream"})
 
 
@@ -188,12 +189,12 @@ class Server:
 @pytest.mark.parametrize(("pieces", "size"), [(250, 10), (60, 100_000)], ids=["messages", "bytes"])
 def test_flow_control_never_holds_up_a_receiver(pieces: int, size: int) -> None:
     """Half of the lease is 300 s, and 1,000 tokens fill a request: no earlier acknowledged, the server would stop at either limit."""
-    frames = [pack(Frame(Kind.PAYLOAD, RUN, 5, 0, 1, number, pieces, b"x" * size)) for number in range(pieces)]
+    frames = [pack(Frame(Kind.PAYLOAD, RUN, 5, 0, 1, number, pieces, b"x" * size), 0, KEY) for number in range(pieces)]
     server, meter = Server(frames), Meter()
     with server.driver() as driver, ThreadPoolExecutor(4) as pool:
         assert (driver.limits.outstanding_messages, driver.limits.outstanding_bytes) == (1000, 64 << 20)
         driver.limits = evolve(driver.limits, outstanding_messages=100, outstanding_bytes=1 << 20)
-        me = RankIdentity(RUN, 5, 0, 2, time.time() + 60)
+        me = RankIdentity(RUN, 5, 0, 2, time.time() + 60, key=KEY)
         channel = QueueChannel(MeteredMessages(driver, meter), ChannelConfig(me, {0: [1]}, Retry(me.deadline, meter), pool))
         ((source, payload),) = channel.receive(0)
         channel.finish()
@@ -205,9 +206,9 @@ def test_flow_control_never_holds_up_a_receiver(pieces: int, size: int) -> None:
 
 
 def test_a_receive_is_open_before_a_step_wants_it() -> None:
-    server = Server([pack(Frame(Kind.PAYLOAD, RUN, 5, 0, 1, 0, 1, b"early"))])
+    server = Server([pack(Frame(Kind.PAYLOAD, RUN, 5, 0, 1, 0, 1, b"early"), 0, KEY)])
     with server.driver() as driver, ThreadPoolExecutor(4) as pool:
-        me = RankIdentity(RUN, 5, 0, 2, time.time() + 60)
+        me = RankIdentity(RUN, 5, 0, 2, time.time() + 60, key=KEY)
         channel = QueueChannel(driver, ChannelConfig(me, {0: [1]}, Retry(me.deadline, Meter()), pool))
         until(lambda: server.outstanding == {} and server.left == [])  # and was acknowledged, though nobody asked for the step
         assert list(channel.receive(0)) == [(1, b"early")]

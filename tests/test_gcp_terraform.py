@@ -81,14 +81,14 @@ def test_the_how_to_enables_what_the_provider_uses_in_an_order_that_works() -> N
 
 def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
     defaults = {field.name: str(field.default) for field in attrs.fields(Settings)}
-    for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "receive", "runtime"):
+    for name in ("region", "memory_mb", "timeout_s", "concurrency", "lease_s", "receive", "runtime", "audit_retention_days"):
         assert re.findall(rf'variable "{name}" \{{[^}}]*default\s*= "?([\w-]+)', TEXT) == [defaults[name]], name
     assert f"{RESOURCES} = jsonencode" in TEXT
     (record,) = re.findall(r"names = \{(.*?)\n\s*\}", TEXT, re.S)
     wanted = set(provision.GcpProvisioner({}, PROVIDER).wanted()) | {"project", "region", "generation", "function", "bucket", "url"}
-    assert set(re.findall(r"^\s*(\w+)\s*=", record, re.M)) == wanted | {"service_account", "package"}
+    assert set(re.findall(r"^\s*(\w+)\s*=", record, re.M)) == wanted | {"service_account", "package", "kms_key"}
     assert f'message_retention_duration = "{queues.RETENTION_S}s"' in TEXT
-    assert f"age = {provision.KEPT_DAYS}\n" in TEXT
+    assert re.search(rf"age += {policy.KEPT_DAYS}\n", TEXT)
     assert f'entry_point = "{function.ENTRY}"' in TEXT
     service = function._service(Resources("x", 1, 1, {**dict.fromkeys(wanted, "1"), "service_account": "a"}))["serviceConfig"]
     for key in (*service, *service["environmentVariables"]):

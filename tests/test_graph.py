@@ -448,7 +448,7 @@ def test_import_and_show_print_tables_and_one_object(tmp_path: Path, capfd: pyte
     path, kept = saved(residual(), tmp_path / "m.onnx"), tmp_path / "kept"
     assert main(["model", "import", str(path), str(kept), "--shape", "x=1x3x8x8"]) == 0
     out, _ = capfd.readouterr()
-    for words in ("opset 17", "x: float32, N x 3 x 8 x 8", "conv2 (Conv)", "does not run it: node 'conv1'", "Places to cut", "1 tensor"):
+    for words in ("opset 17", "x: float32, N x 3 x 8 x 8", "conv2 (Conv)", "onnx; not rows: node 'conv1'", "Places to cut", "1 tensor"):
         assert words in out
     assert main(["model", "show", str(kept), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)

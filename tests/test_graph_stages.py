@@ -22,6 +22,7 @@ from fsd_core.cli import main
 from fsd_core.client.stages import stages_work
 from fsd_core.errors import InputError
 from fsd_core.graph import open_graph
+from fsd_core.graph.divide import divisible
 from fsd_core.graph.figures import node_costs
 from fsd_core.partition.graph_stages import graph_stages
 from fsd_core.partition.stages import DENSE_SHARE, LOAD_BYTES_S, SLACK, WORK_S
@@ -48,13 +49,27 @@ def graphs(draw: st.DrawFn) -> onnx.ModelProto:
 
     for _ in range(draw(st.integers(2, 14))):
         one, two = (draw(st.sampled_from(kinds["float"])) for _ in range(2))
-        match draw(st.sampled_from(["product", "shared", "Add", "Tanh", "Less", "Where", "to int", "add int", "to float", "turned"])):
+        match draw(
+            st.sampled_from(
+                ["product", "shared", "Gemm", "look", "Add", "Tanh", "Less", "Where", "to int", "add int", "to float", "turned"]
+            )
+        ):
             case "product":
                 weights[f"w{len(nodes)}"] = (rng.standard_normal((width, width)) / width).astype(np.float32)
                 add("MatMul", "float", one, f"w{len(nodes)}")
             case "shared":
-                weights["shared"] = np.full((width, width), 0.1, np.float32)
+                weights["shared"] = np.full((width, width), 0.125, np.float32)  # exact: a sum in another order has the same bits
                 add("MatMul", "float", one, "shared")
+            case "Gemm":
+                weights["g"] = (rng.standard_normal((width, width)) / width).astype(np.float32)
+                bias = draw(st.sampled_from(["one", "many"]))
+                weights[bias] = rng.standard_normal((1, width if bias == "many" else 1)).astype(np.float32)
+                add("Gemm", "float", one, "g", bias, transB=1)
+            case "look":
+                weights["table"], weights["rows"] = rng.standard_normal((7, 3)).astype(np.float32), np.array(7)
+                add("Mod", "int", draw(st.sampled_from(kinds["int"])), "rows")
+                add("Gather", "float", "table", kinds["int"][-1])
+                add("ReduceMean", "float", kinds["float"].pop(), axes=[-1], keepdims=0)  # what it read has three axes
             case "Add":
                 add("Add", "float", one, two)
             case "Tanh":
@@ -76,18 +91,31 @@ def graphs(draw: st.DrawFn) -> onnx.ModelProto:
                 kinds["float"].pop()  # of another shape
                 add("MatMul", "float", one, f"t{len(nodes) - 1}")
     add("Tanh", "float", kinds["float"][-1])
-    every = [name for node in nodes for name in node.output if node.op_type != "DequantizeLinear"]
+    every = [name for node in nodes for name in node.output if node.op_type not in ("DequantizeLinear", "Gather")]
     outputs = {every[-1], *draw(st.lists(st.sampled_from(every), max_size=2))}
     shapes = dict.fromkeys(sorted(outputs), shape)
     return made(nodes, {"x": shape, "i": shape}, shapes, {name: np.asarray(each) for name, each in weights.items()}, dtypes=dtypes)
 
 
 @settings(max_examples=40)
-@given(model=graphs(), stages=st.integers(1, 5), seed=st.integers(0, 99), samples=st.integers(1, 4), batch_size=st.integers(1, 4))
-def test_the_stages_compute_what_the_model_computes(
-    tmp_path_factory: pytest.TempPathFactory, model: onnx.ModelProto, stages: int, seed: int, samples: int, batch_size: int
+@given(
+    model=graphs(),
+    stages=st.integers(1, 5),
+    tensor=st.integers(1, 3),
+    seed=st.integers(0, 99),
+    samples=st.integers(1, 4),
+    batch_size=st.integers(1, 4),
+)
+def test_the_ranks_compute_what_the_model_computes(
+    tmp_path_factory: pytest.TempPathFactory,
+    model: onnx.ModelProto,
+    stages: int,
+    tensor: int,
+    seed: int,
+    samples: int,
+    batch_size: int,
 ) -> None:
-    """Each stage has only what it reads of the model's inputs, and what it receives."""
+    """Each rank has only what it reads of the model's inputs, and what it receives."""
     path = saved(model, tmp_path_factory.mktemp("graph") / "m.onnx")
     graph = open_graph(path)
     width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
@@ -95,12 +123,17 @@ def test_the_stages_compute_what_the_model_computes(
     samples = 2 if graph.no_batch else samples
     inputs = {"x": rng.standard_normal((samples, width)).astype(np.float32), "i": rng.integers(-3, 3, (samples, width))}
     count = min(stages, len(graph.model.graph.node))
-    work = stages_work(graph, inputs, "auto", None, count, None, None if graph.no_batch else batch_size)
-    assert sum(stage.nodes for stage in work.stages) == len(graph.model.graph.node)
-    assert len(work.stages) == count
+    if tensor > 1 and not divisible(graph):
+        with pytest.raises(InputError, match=f"tensor_parallel {tensor}: .* has no MatMul, Gemm, Conv or Gather with weights of several"):
+            graph_stages(graph, count, tensor)
+        tensor = 1
+    work = stages_work(graph, inputs, "auto", None, count, tensor, None if graph.no_batch else batch_size)
+    pieces = sum(stage.nodes for stage in work.stages)
+    assert pieces == len(graph.model.graph.node) if tensor == 1 else pieces > len(graph.model.graph.node)
+    assert len(work.stages) == count * tensor
     for stage in work.stages:
         received = [name for names in stage.receives.values() for name in names]
-        assert stage.received_bytes == sum(work.graph.trial.tensors[name].bytes for name in received)
+        assert stage.received_bytes == sum(work.division.graph.trial.tensors[name].bytes for name in received)
     expected = answer(path, inputs)
     with ThreadPoolExecutor(2) as pool:
         found = computed(work, pool)
@@ -144,14 +177,16 @@ def test_what_weights_alone_give_is_computed_by_each_stage_that_reads_it(tmp_pat
     ]
     graph = open_graph(saved(made(nodes, {"x": ["N", 300]}, {"y": ["N", 300]}, weights), tmp_path / "m.onnx"))
     cut = graph_stages(graph, 3)
-    assert [stage.weight_bytes for stage in cut] == [90_004] * 3
+    assert [stage.weight_bytes for stage in cut] == [0, 90_004, 90_004]
     assert [stage.receives for stage in cut] == [{}, {}, {2: ["a"]}]
 
 
 def test_a_model_whose_sizes_are_not_known_is_not_cut(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["table", "x"], ["g"], "look", axis=0), helper.make_node("Tanh", ["g"], ["y"], "tanh")]
     model = made(nodes, {"x": ["N", 40]}, {"y": ["N", 40, 3]}, {"table": np.ones((1, 3), np.float32)}, dtypes={"x": INT64})
-    with pytest.raises(InputError, match=r"m.onnx: cannot be cut: the size of the tensors that cross behind 'look' is not known: .*look"):
+    with pytest.raises(
+        InputError, match=r"m.onnx: cannot be cut into 2 stages: the size of the tensors that cross behind 'look' is not known: .*look"
+    ):
         graph_stages(open_graph(saved(model, tmp_path / "m.onnx")), 2)
 
 

@@ -128,7 +128,7 @@ def test_core_imports_no_sdk_and_a_worker_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "before = set(sys.modules)\n"  # a package of namespaces may be made by the interpreter's start
-        "import fsd_core.worker, fsd_local.messages, fsd_local.objects\n"
+        "import fsd_core.worker, fsd_core.worker.layers, fsd_core.worker.stages, fsd_local.messages, fsd_local.objects\n"
         "heavy = {'scipy', 'safetensors', 'onnx', 'onnxruntime'}\n"
         "heavy |= {'click', 'rich', 'mtkahypar', 'sklearn', 'boto3', 'botocore', 'google', 'azure', 'pytest'}\n"
         "print(*sorted(heavy & {name.partition('.')[0] for name in set(sys.modules) - before}))"

@@ -309,7 +309,7 @@ def test_real_time_counts_towards_a_draw(objects: ObjectDriver) -> None:
 @pytest.mark.parametrize("kind", ["queue", "object"])
 def test_a_step_may_take_as_long_as_the_longest_draws(resources: Resources, objects: ObjectDriver, kind: str) -> None:
     asked = Latency.parse("azure")
-    retry, me = Retry(time.time() + 100, Meter()), RankIdentity("ab" * 8, 1, 0, 2, time.time() + 100)
+    retry, me = Retry(time.time() + 100, Meter()), RankIdentity("ab" * 8, 1, 0, 2, time.time() + 100, key=bytes(32))
     with ThreadPoolExecutor(1) as pool:
         limits = []
         for slack_s in (0.0, asked.step_s):

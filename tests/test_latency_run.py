@@ -29,7 +29,7 @@ INPUTS = open_inputs("random:40:0.4:1", 1024)
 # These depend on the model and its partition alone. Requests that poll, and acks, which follow the time, are not among them.
 COUNTS = (
     "payload_bytes_sent", "message_bytes_sent", "messages_sent", "messages_received", "publish_requests", "publish_units",
-    "message_units_sent", "message_units_received", "duplicates_dropped", "strays_dropped",
+    "message_units_sent", "message_units_received", "duplicates_dropped", "strays_dropped", "frames_dropped",
 )  # fmt: skip
 
 

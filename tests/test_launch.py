@@ -105,7 +105,7 @@ CONFIG = RunConfig(
     version=VERSION, run="ab" * 8, engine="rows", channel="hybrid", workers=2, data=1, pipeline=1, roots=1, branching=4, layers=3,
     batches=[5, 2], keep=[True, False], ahead=[2, 0], shards=["s/0", "s/1"],
     inputs=[["i/0", "i/1"], ["i/2", None]], last=[0, 1], objective="cost", faults=None,
-    started=1.7e9, start_s=65.0, log="info", outage_s=60.0, recovery=True, kept_bytes=1000,
+    started=1.7e9, start_s=65.0, log="info", outage_s=60.0, recovery=True, kept_bytes=1000, frame_key="0f" * 32,
 )  # fmt: skip
 
 
@@ -125,6 +125,10 @@ def test_a_configuration_comes_back_as_it_was() -> None:
         ),
         ({"keep": 1}, "the run's configuration: keep = 1: expected a list that is not empty, each item true or false"),
         ({"faults": ""}, "the run's configuration: faults = '': expected a text that is not empty, or null"),
+        (
+            {"frame_key": "0f" * 31},
+            "the run's configuration: frame_key = (not shown, it may hold a secret): expected 64 hexadecimal digits",
+        ),
         ({"shard": ["s"]}, "the run's configuration: shard: unknown key; did you mean shards?"),
     ],
 )

@@ -42,6 +42,7 @@ def test_ensure_is_idempotent_and_grows(tmp_path: Path) -> None:
         "concurrency": "128",
         "lease_s": "3.0",
         "cold": "true",
+        "audit_retention_days": "365",
     }
     assert queue.limits.lease_s == 3
     assert PROVIDER.invoker(second).limits.memory_bytes == 512 << 20

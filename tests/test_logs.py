@@ -231,7 +231,9 @@ def test_a_retry_is_told_with_code_attempt_and_wait(caplog: pytest.LogCaptureFix
 
 def test_the_lines_of_a_healthy_run_come_with_its_records_and_cost_no_request(start: Callable[..., Result], home: Path) -> None:
     start()  # stages
+    began = time.monotonic()
     result = start()
+    lasted = time.monotonic() - began  # a worker may end later than the answer is there
     past = history.read_log(result.run, home)
     assert (past.state, past.error, past.workers, past.provider) == ("done", None, WORKERS, "local")
     for rank, text in said(past).items():
@@ -243,10 +245,11 @@ def test_the_lines_of_a_healthy_run_come_with_its_records_and_cost_no_request(st
     for record in result.ranks:  # the readers of records see no lines
         check_rank(record)
         assert "log" not in record
-    staged_nothing, progress = 3, 1  # lease, configuration, lease given back; rank 0 may report how far it is, after two seconds
+    staged_nothing = 4  # lease, configuration, lease given back, entry of the audit log
+    progress = 1  # rank 0 may report how far it is, after two seconds
     puts = result.meter["object_puts"] - 3 * WORKERS - staged_nothing  # each rank: claim, output, record
     assert 0 <= puts <= progress * 10 - 1
-    assert puts == 0 or result.seconds["total"] > 2
+    assert puts == 0 or lasted > 2
 
 
 def test_what_every_rank_of_a_failed_run_said_is_kept(start: Callable[..., Result], home: Path, fsd: Any) -> None:

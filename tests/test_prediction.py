@@ -29,11 +29,13 @@ from fsd_core.plan import facts as facts_module
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.facts import Facts, described, learn
-from fsd_core.plan.making import Plan, make_plan
+from fsd_core.plan.making import Plan
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.predict import PARTS, Platform, Prediction, predict
+from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.sample import Sampler
-from fsd_core.plan.traffic import Estimator, Step, of_partition
+from fsd_core.plan.split import Step
+from fsd_core.plan.traffic import Estimator, of_partition
 from fsd_core.plan.ways import Place
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
@@ -157,7 +159,7 @@ def test_layers_before_which_no_row_travels(factors: tuple[int, ...]) -> None:
     assert [step.layer for step in staged.steps] == [number for number in (2, 3) if factors[number - 1]]
     made = partition(model, 2, "block")
     assert of_partition(facts, made, ExchangePlan(model, made), Parallel(tensor=2), [40]).steps == ()
-    found = compare(facts, [place("aws")], Wishes(), colds=[True])
+    found = compare(RowWorkload.of(facts), [place("aws")], Wishes(), colds=[True])
     assert {1, 2} <= {each.parallel.tensor for each in found if each.feasible}
 
 
@@ -204,7 +206,8 @@ def test_counts_are_those_of_a_run(model: Model, facts: Facts, tmp_path: Path, c
         **sizes,
     )
     exact = of_partition(facts, made, ExchangePlan(model, made), split, [60, 60])
-    found = predict(facts, exact, platform("local", crowded=True), channel, staged=False)
+    memory = [each.predicted(60, outline().functions, keep=True).bytes for each in exact.sizes]
+    found = predict(exact, platform("local", crowded=True), channel, staged=False, memory_by_rank=memory)
     for name in (*PLANNED, "invocations", "messages_received"):
         assert found.meter[name] == pytest.approx(result.meter[name], rel=0.1, abs=1), name
     assert found.meter["object_puts"] == pytest.approx(result.meter["object_puts"], rel=0.1, abs=2)
@@ -285,7 +288,7 @@ def test_a_bundle_is_polled_with_growing_pauses() -> None:
 def test_a_prediction_is_pure_and_its_parts_add_up(facts: Facts) -> None:
     split = Estimator(facts).split(Parallel(pipeline=2, tensor=2), [0, 3], [60, 60])
     where = platform(table=load_table("aws"))
-    first, again = predict(facts, split, where, "queue"), predict(facts, split, where, "queue")
+    first, again = predict(split, where, "queue"), predict(split, where, "queue")
     assert first.to_json() == again.to_json()
     assert tuple(first.parts) == PARTS
     assert sum(first.parts.values()) == pytest.approx(first.seconds["p50"], rel=0.1)
@@ -296,13 +299,13 @@ def test_a_prediction_is_pure_and_its_parts_add_up(facts: Facts) -> None:
 
 def test_every_exchange_costs_a_delivery_and_a_warm_start_saves_one(facts: Facts) -> None:
     where, estimator = platform(table=load_table("aws")), Estimator(facts)
-    one = predict(facts, estimator.split(Parallel(), [0], [SAMPLES]), where, "queue")
-    tensor = predict(facts, estimator.split(Parallel(tensor=4), [0], [SAMPLES]), where, "queue")
+    one = predict(estimator.split(Parallel(), [0], [SAMPLES]), where, "queue")
+    tensor = predict(estimator.split(Parallel(tensor=4), [0], [SAMPLES]), where, "queue")
     hop = load_table("aws").rows["deliver"].p50_ms / 1000
     assert tensor.parts["exchange"] > one.parts["exchange"] + 5 * hop
-    warm = predict(facts, estimator.split(Parallel(), [0], [SAMPLES]), attrs.evolve(where, cold=False), "queue")
+    warm = predict(estimator.split(Parallel(), [0], [SAMPLES]), attrs.evolve(where, cold=False), "queue")
     assert one.seconds["p50"] - warm.seconds["p50"] == pytest.approx(0.65, abs=0.15)
-    slow = predict(facts, estimator.split(Parallel(), [0], [SAMPLES]), attrs.evolve(where, memory_mb=885), "queue")
+    slow = predict(estimator.split(Parallel(), [0], [SAMPLES]), attrs.evolve(where, memory_mb=885), "queue")
     assert slow.parts["compute"] == pytest.approx(2 * one.parts["compute"], rel=0.05)
 
 
@@ -311,7 +314,7 @@ def test_thousands_of_workers_are_simulated(model: Model, shape: Parallel) -> No
     many = learn(model, open_inputs("random:10000:0.01", model.inputs), 0.05)
     starts = [0, 1, 2, 3, 4][: shape.pipeline]
     split = Estimator(many).split(shape, starts, [10_000 // shape.data] * shape.data)
-    found = predict(many, split.thinned(3), platform(table=load_table("aws")), "queue", runs=16)
+    found = predict(split.thinned(3), platform(table=load_table("aws")), "queue", runs=16)
     assert found.meter["invocations"] == shape.workers
     assert 1 < found.seconds["p50"] < found.seconds["p95"] < 3600
 
@@ -327,7 +330,7 @@ def place(name: str, **settings: object) -> Place:
 
 @pytest.fixture(scope="module")
 def plan(model: Model) -> Plan:
-    return make_plan(model, f"random:{SAMPLES}:0.2", providers=["aws"], per_day=1000)
+    return fsd_core.make_plan(model, f"random:{SAMPLES}:0.2", providers=["aws"], per_day=1000)
 
 
 def test_one_function_is_best_for_a_small_model(plan: Plan) -> None:
@@ -377,7 +380,7 @@ def test_a_model_that_loads_for_too_long_becomes_a_pipeline() -> None:
     slow = attrs.evolve(table, links={"read": attrs.evolve(table.links["read"], mb_per_s=1.0), "write": table.links["write"]})
     where = attrs.evolve(place("aws"), table=slow)
     facts = learn(large, open_inputs("random:32", 1024), 0.2)
-    found = compare(facts, [where], Wishes(deadline=30.0), colds=[True])
+    found = compare(RowWorkload.of(facts), [where], Wishes(deadline=30.0), colds=[True])
     one = [each for each in found if each.parallel.workers == 1]
     assert all("longer than the deadline of 30 s" in each.why for each in one)
     assert all(choose(objective, found).parallel.pipeline > 1 for objective in OBJECTIVES)
@@ -388,13 +391,13 @@ def test_a_model_that_loads_for_too_long_becomes_a_pipeline() -> None:
 
 def test_a_layer_larger_than_a_function_is_split_into_ranks() -> None:
     wide = dense(2, 3000, 3000)  # 36 MB a layer
-    found = compare(learn(wide, open_inputs("random:8", 3000), 0.2), [place("local", memory_mb=80)], Wishes(), colds=[True])
+    found = compare(RowWorkload.of(learn(wide, open_inputs("random:8", 3000), 0.2)), [place("local", memory_mb=80)], Wishes(), colds=[True])
     assert all(each.parallel.tensor > 1 for each in found if each.feasible)
     assert front(found)
 
 
 def test_what_cannot_be_is_shown_with_its_reason(facts: Facts) -> None:
-    found = compare(facts, [place("aws", concurrency=10)], Wishes(deadline=2.0), colds=[True])
+    found = compare(RowWorkload.of(facts), [place("aws", concurrency=10)], Wishes(deadline=2.0), colds=[True])
     reasons = {each.why for each in found}
     assert "quota 10 functions at once" in reasons
     assert any("longer than the deadline of 2 s" in why for why in reasons)
@@ -402,14 +405,14 @@ def test_what_cannot_be_is_shown_with_its_reason(facts: Facts) -> None:
 
 def test_nothing_possible_is_an_error_with_the_nearest(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"deadline 0\.1: the fastest way, .* takes .* s \(p95\): expected"):
-        make_plan(model, "random:10", providers=["aws"], deadline=0.1)
+        fsd_core.make_plan(model, "random:10", providers=["aws"], deadline=0.1)
     with pytest.raises(InputError, match=r"budget 1e-09: the cheapest way, .* costs .* USD: expected"):
-        make_plan(model, "random:10", providers=["aws"], budget=1e-9)
+        fsd_core.make_plan(model, "random:10", providers=["aws"], budget=1e-9)
     monkeypatch.setattr(fsd_core.plan.batches, "MARGIN", 2.0)  # so that not even an idle worker fits
     with pytest.raises(InputError, match=r"fits no function however it is split: .* needs .* GB, a function has .* GB.* workers or more"):
-        make_plan(dense(2, 3000, 3000), "random:8", providers=["local"], settings={"local": {"memory_mb": 64}})
+        fsd_core.make_plan(dense(2, 3000, 3000), "random:8", providers=["local"], settings={"local": {"memory_mb": 64}})
     with pytest.raises(InputError, match="providers: 'amazon' is not installed"):
-        make_plan(model, "random:10", providers=["amazon"])
+        fsd_core.make_plan(model, "random:10", providers=["amazon"])
 
 
 def test_the_command_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -443,7 +446,7 @@ def test_a_model_of_12_gb_becomes_a_pipeline_for_its_deadline() -> None:
     large, deadline = described([4096] * 181, 256), 60.0
     assert large.stored.sum() == pytest.approx(12e9, rel=0.02)
     load_s = large.stored.sum() / (1e6 * load_table("aws").links["read"].mb_per_s)
-    found = compare(large, [place("aws")], Wishes(deadline=deadline), colds=[True])
+    found = compare(RowWorkload.of(large), [place("aws")], Wishes(deadline=deadline), colds=[True])
     for objective in OBJECTIVES:
         best = choose(objective, found).parallel
         assert best.pipeline >= load_s / deadline, objective
@@ -451,7 +454,7 @@ def test_a_model_of_12_gb_becomes_a_pipeline_for_its_deadline() -> None:
 
 
 def test_a_layer_of_14_gb_is_tensor_parallel() -> None:
-    found = compare(described([60_000, 60_000], 64), [place("aws")], Wishes(), colds=[True])
+    found = compare(RowWorkload.of(described([60_000, 60_000], 64)), [place("aws")], Wishes(), colds=[True])
     assert choose("cost", found).parallel.tensor > 1
     assert all(each.why.startswith("needs ") for each in found if each.parallel.tensor == 1)
 

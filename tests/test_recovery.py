@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from fsd_core.channel import ChannelConfig, HybridChannel, News, NewsList, QueueChannel, RankIdentity, StallLimit, Superseded, kept_budget
-from fsd_core.channel.frames import Frame, Kind
+from fsd_core.channel.frames import KEY_BYTES, Frame, Kind
 from fsd_core.channel.kept import KEPT_BYTES, RECORD_BYTES, Kept, Sent, unpack
 from fsd_core.channel.mailbox import Duplicate, Mailbox
 from fsd_core.client.recovery import Restarts
@@ -32,6 +33,7 @@ from waiting import until
 
 RUN = "0a" * 8
 KEYS = RunKeys(RUN)
+KEY = bytes(KEY_BYTES)
 Make = Callable[..., QueueChannel]
 
 
@@ -55,7 +57,7 @@ def make(resources: Resources, store: Store) -> Iterator[Make]:
             rank: int, expected: dict[int, list[int]] | None = None, incarnation: int = 0, kept: int = KEPT_BYTES, **options: Any
         ) -> QueueChannel:
             pool = stack.enter_context(ThreadPoolExecutor(4))
-            me = RankIdentity(RUN, 5, rank, 3, time.time() + 60, incarnation)
+            me = RankIdentity(RUN, 5, rank, 3, time.time() + 60, incarnation, key=KEY)
             kind = HybridChannel if options.pop("hybrid", False) else QueueChannel
             config = ChannelConfig(me, expected or {}, Retry(me.deadline, Meter()), pool, kept_bytes=kept, **options)
             more = (store, config) if kind is HybridChannel else (config,)
@@ -342,6 +344,90 @@ def test_a_function_that_was_taken_for_dead_does_not_end_the_run(store: Store) -
         assert [each.has_successor(error, store) for each in (old, new)] == [True, False]
         with pytest.raises(Superseded):
             old.look()
+
+
+# What is damaged on its way
+
+
+@pytest.fixture
+def pair(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[QueueChannel, QueueChannel]]]:
+    """Rank 1, whose payload of step 0 for rank 0 was damaged on its way, and rank 0, which asks for it after a look."""
+    monkeypatch.setattr("fsd_core.channel.channel.ASK_S", 0.05)
+    with ThreadPoolExecutor(2) as pool:
+
+        def pair(**options: Any) -> tuple[QueueChannel, QueueChannel]:
+            source, mine, theirs = make(1, **options), Recovery(store, KEYS, 0, 0, pool), Recovery(store, KEYS, 1, 0, pool)
+            mine.on = theirs.on = True
+            theirs.begin(source, 3, [])
+            (message,) = source.outgoing(Sent(0, 0, Kind.PAYLOAD, b"zero"))
+            source.publish([attrs.evolve(message, body=message.body[:-1] + b"?")])
+
+            def ask(step: int, ranks: Sequence[int]) -> None:
+                mine.ask(step, ranks)
+                theirs.look()
+
+            target = make(0, {0: [1], 1: [1]}, ask=ask)
+            mine.begin(target, 3, [1])
+            return source, target
+
+        yield pair
+
+
+def test_a_damaged_payload_is_sent_again(pair: Callable[..., tuple[QueueChannel, QueueChannel]], store: Store) -> None:
+    """Nobody was lost: the rank that dropped it asks its source once more."""
+    source, target = pair()
+    assert list(target.receive(0)) == [(1, b"zero")]
+    source.send(1, [(0, b"one")])
+    assert list(target.receive(1)) == [(1, b"one")]
+    assert target.meter.snapshot()["frames_dropped"] == 1
+    assert {news.kind for news in NewsList(store, KEYS).read()} == {"hello"}
+
+
+def test_a_damaged_payload_of_a_rank_that_has_ended_is_in_its_record(
+    pair: Callable[..., tuple[QueueChannel, QueueChannel]], store: Store
+) -> None:
+    source, target = pair()
+    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0}), source.kept.pack()))
+    source.heed = lambda news: None  # type: ignore[method-assign]  # it hears nothing any more
+    assert list(target.receive(0)) == [(1, b"zero")]
+
+
+def test_a_damaged_payload_that_nobody_holds_ends_no_run_before_the_stall_limit(
+    pair: Callable[..., tuple[QueueChannel, QueueChannel]], store: Store
+) -> None:
+    """Somebody who sends forged frames could end the run else: the right frame may only be late."""
+    source, target = pair(kept=3)
+    store.put(KEYS.record(1), seal({"rank": 1, "incarnation": 0}))
+    asked = target._ask_again
+    assert asked is not None
+    left = [4]
+
+    def ask(step: int, ranks: Sequence[int]) -> None:
+        asked(step, ranks)
+        left[0] -= 1
+        if not left[0]:
+            source.publish([source.message(0, Kind.PAYLOAD, 0, 0, 1, b"late")])
+
+    target._ask_again = ask
+    assert list(target.receive(0)) == [(1, b"late")]
+    assert left[0] <= 0
+
+
+def test_who_has_dropped_nothing_asks_nobody(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsd_core.channel.channel.ASK_S", 0.0)
+    source, asked, looks = make(1), list[int](), [0]
+    target = make(0, {0: [1]}, ask=lambda step, ranks: asked.append(step))
+    look = target.mailbox.next
+
+    def looked(step: int, timeout: float) -> tuple[int, bytes] | None:
+        looks[0] += bool(timeout)
+        if looks[0] == 4 and timeout:
+            source.send(0, [(0, b"slow")])
+        return look(step, timeout)
+
+    monkeypatch.setattr(target.mailbox, "next", looked)
+    assert list(target.receive(0)) == [(1, b"slow")]
+    assert asked == []
 
 
 # Who decides

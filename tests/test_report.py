@@ -407,7 +407,7 @@ def test_every_record_can_be_read_again(home):
     result = fsd_core.run("radixnet:1024:6", "random:5", workers=1, partition="block", home=home, note=said)
     note = read_record(find_record(result.run, home))["note"]
     assert note == {"model": "radixnet:1024:6", "input": "random:5", "why": "a?b ? ?[31m ?", "näm\u00a0e": "ok"}
-    assert [file for file in (home / "runs").iterdir() if file.suffix not in (".json", ".log")] == []
+    assert [file for file in (home / "runs").iterdir() if file.suffix not in (".json", ".log")] == [home / "runs" / "audit"]
 
 
 def test_a_record_that_cannot_be_kept_costs_no_result(tmp_path):

@@ -81,9 +81,15 @@ def _functions(functions: Any) -> None:
     functions.delete_function_event_invoke_config(**name)
     functions.put_function_recursion_config(**name, RecursiveLoop="Allow")
     functions.get_function_recursion_config(**name)
+    allowed = {"Action": "lambda:InvokeFunction", "Principal": "s3.amazonaws.com", "SourceAccount": "123456789012"}
+    functions.add_permission(**name, StatementId="s3", **allowed)
+    functions.get_policy(**name)
+    functions.remove_permission(**name, StatementId="s3")
     functions.tag_resource(**tagged, Tags={"c": "d"})
     functions.list_tags(**tagged)
     functions.untag_resource(**tagged, TagKeys=["a", "c"])
+    functions.list_aliases(**name)
+    functions.list_versions_by_function(**name)
     functions.get_account_settings()
     for refused in (
         lambda: functions.create_function(**name, **runtime),
@@ -91,6 +97,8 @@ def _functions(functions: Any) -> None:
         lambda: functions.put_function_concurrency(**name, ReservedConcurrentExecutions=10**6),
         lambda: functions.get_function_event_invoke_config(**name),
         lambda: functions.get_function(FunctionName="nobody"),
+        lambda: functions.get_policy(**name),
+        lambda: functions.remove_permission(**name, StatementId="s3"),
     ):
         with pytest.raises(ClientError):
             refused()

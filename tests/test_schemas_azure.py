@@ -189,7 +189,7 @@ def test_mistakes_in_bicep_are_found(api: Api) -> None:
         ("kind: 'StorageV2'", "kind: 'StorageV3'"),
         ("name: 'Premium', tier", "name: 'Golden', tier"),
         ("{ maxMessageSizeInKilobytes: message_kb }", "{ maxMessageSize: message_kb }"),
-        ("          type: 'Lifecycle'\n", ""),
+        ("name: 'forget0'\n          enabled: true\n          type: 'Lifecycle'\n", "name: 'forget0'\n          enabled: true\n"),
     ):
         assert text.count(right) == 1
         text = text.replace(right, wrong)

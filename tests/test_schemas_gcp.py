@@ -41,6 +41,7 @@ def exchanges(apis: Mapping[str, Api]) -> Iterator[list[Exchange]]:
             requests.within(120)
             _functions(requests)
             _project(requests)
+            _keys_and_logs(requests)
             _storage(requests)
         assert provisioner.destroy(APP)
         yield seen
@@ -73,6 +74,22 @@ def _project(requests: Rest) -> None:
         begun = requests.call("serviceusage", "POST", f"{project}/services/translate.googleapis.com:{verb}", {})
         assert requests.call("serviceusage", "GET", f"v1/{begun['name']}")["done"]
         assert requests.call("serviceusage", "GET", f"{project}/services/translate.googleapis.com")["state"] == f"{verb.upper()}D"
+
+
+def _keys_and_logs(requests: Rest) -> None:
+    """A key ring, a key, their policies, and the log bucket."""
+    place = f"v1/projects/{PROJECT}/locations/{REGION}"
+    ring = requests.call("cloudkms", "POST", f"{place}/keyRings", {}, keyRingId="ring")["name"]
+    key = requests.call("cloudkms", "POST", f"v1/{ring}/cryptoKeys", {"purpose": "ENCRYPT_DECRYPT"}, cryptoKeyId="key")["name"]
+    for name in (ring, key):
+        policy = requests.call("cloudkms", "GET", f"v1/{name}:getIamPolicy")
+        requests.call("cloudkms", "POST", f"v1/{name}:setIamPolicy", {"policy": policy})
+    requests.call("cloudkms", "PATCH", f"v1/{key}/cryptoKeyVersions/1", {"state": "DISABLED"}, updateMask="state")
+    assert requests.call("cloudkms", "GET", f"v1/{key}")["primary"]["state"] == "DISABLED"
+    logs = f"v2/projects/{PROJECT}/locations/global/buckets/_Default"
+    days = requests.call("logging", "GET", logs)["retentionDays"]
+    requests.call("logging", "PATCH", logs, {"retentionDays": days}, updateMask="retentionDays")
+    assert requests.call("logging", "POST", "v2/entries:list", {"resourceNames": [f"projects/{PROJECT}"]}) == {}
 
 
 def _storage(requests: Rest) -> None:

@@ -91,6 +91,31 @@ def test_the_driver_of_functions_in_the_guide_passes_its_cases(tmp_path: Path) -
     assert "step 3" not in done.stdout
 
 
+LAUNCH = """
+import sys, time
+sys.path.insert(0, sys.argv[1])  # here the package is found, in a function it is not
+import fsd_core.worker
+from fsd_core.driver import WORKER, Resources
+from fsd_mine.invoke import MineInvoker
+fsd_core.worker.report_exit = lambda *_, **__: False  # no function has claimed its rank
+launch = MineInvoker(Resources("a", 1, 1, {"concurrency": "1", "timeout_s": "60"})).invoke(WORKER, b"{}")
+until = time.monotonic() + 60
+while launch.poll() is None and time.monotonic() < until:
+    time.sleep(0.05)
+print(launch.poll().value, launch.text)
+"""
+
+
+def test_the_driver_of_functions_in_the_guide_says_why_a_function_cannot_start(tmp_path: Path) -> None:
+    new_provider("mine", tmp_path / "mine")
+    guide = (Path(__file__).parents[1] / "docs" / "writing-a-provider.md").read_text()
+    code = guide.partition("## Step 3")[2].partition("```python\n")[2].partition("```\n")[0]
+    (tmp_path / "mine" / "fsd_mine" / "invoke.py").write_text(code)
+    command = [sys.executable, "-c", LAUNCH, str(tmp_path / "mine")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "unavailable exit code 70: ModuleNotFoundError: No module named 'fsd_mine'", done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

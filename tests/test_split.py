@@ -192,7 +192,9 @@ def test_each_replica_gets_a_micro_batch() -> None:
     assert sizes(10, None, Parallel(2), 2) == [3, 3, 2, 2]
     with pytest.raises(InputError, match="data_parallel 11: expected at most 10, the number of samples"):
         sizes(10, None, Parallel(11))
-    with pytest.raises(InputError, match=r"batch_size 6 makes 2 micro-batches of 10 samples: expected at least 3, .* of at most 3"):
+    with pytest.raises(
+        InputError, match=r"batch_size 6 makes 2 micro-batches of 10 samples: expected at least 3, .* use batch_size 3 or less"
+    ):
         sizes(10, 6, Parallel(3))
 
 

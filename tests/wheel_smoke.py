@@ -43,4 +43,14 @@ with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(words, env=os.environ | {"FSD_HOME": home}, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
         answer = json.loads(done.stdout)
         assert (answer["samples"], answer["layers"], answer["workers"]) == (1797, 12, 2), answer
+    import numpy
+
+    from fsd_core.demo.stages import SHAPE, generated
+
+    generated(Path(home) / "model.onnx")
+    numpy.savez(Path(home) / "input.npz", x=numpy.ones((2, *SHAPE), numpy.float32))
+    words = [words[0], "run", "model.onnx", "input.npz", "--provider", "aws", "--emulator", "--pipeline-parallel", "2", "--json"]
+    done = subprocess.run(words, cwd=home, env=os.environ | {"FSD_HOME": home}, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    answer = json.loads(done.stdout)
+    assert (answer["samples"], answer["workers"], answer["parallel"]["pipeline"]) == (2, 2, 2), answer
 print(f"wheel: {len(files)} files, {', '.join(packages)}: installs, imports, runs")

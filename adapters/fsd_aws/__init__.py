@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 
 from fsd_aws.variables import RESOURCES
 from fsd_core.driver import InvokeDriver, MessageDriver, ObjectDriver, Provisioner, Resources
@@ -42,6 +43,10 @@ class AwsProvider(BaseProvider):
 
         return AwsObjects(resources)
 
+    def store(self, resources: Resources) -> str:
+        """The app's bucket."""
+        return f"s3://{resources.names['bucket']}"
+
     def invoker(self, resources: Resources) -> InvokeDriver:
         """A driver that starts the app's functions."""
         from fsd_aws.invoke import AwsInvoker
@@ -59,6 +64,13 @@ class AwsProvider(BaseProvider):
         from fsd_aws.clients import credentials
 
         return credentials()
+
+    def caller(self, resources: Resources) -> str:
+        """The ARN of the user or of the assumed role, by one request that everybody may make."""
+        from fsd_aws.clients import client
+
+        with closing(client("sts", resources.names["region"], read_s=5.0)) as sts:
+            return str(sts.get_caller_identity()["Arn"])
 
     def stand_in(self) -> str | None:
         """HOST:PORT of the emulator in AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_<SERVICE>; None where these variables name no host outside AWS.

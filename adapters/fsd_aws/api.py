@@ -61,15 +61,20 @@ class Api(Requests):
         except _OF_A_SOURCE as error:  # raised by credential programs and files; botocore wraps all other errors
             raise sdk.CredentialRetrievalError(provider=source(), error_msg=str(error)) from error
 
-    def pages(self, service: str, operation: str, items: str, **request: Any) -> Iterator[Any]:
-        """Request all pages of an operation's answer, and return the entries of the list ``items`` in each page."""
+    def pages(
+        self, service: str, operation: str, items: str, next_page: str = "NextToken", page: str = "", **request: Any
+    ) -> Iterator[Any]:
+        """Request all pages of an operation's answer, and return the entries of the list ``items`` in each page.
+
+        ``next_page``: the service's name for the token of a page. ``page``: its name in a request, if that is another one.
+        """
         token: dict[str, str] = {}
         while True:
             answer = self.call(service, operation, **request, **token)
             yield from answer.get(items, ())
-            if not answer.get("NextToken"):
+            if not answer.get(next_page):
                 return
-            token = {"NextToken": answer["NextToken"]}
+            token = {page or next_page: answer[next_page]}
 
 
 def _classify(error: BaseException) -> Code:

@@ -20,7 +20,8 @@ _NAMES = {
         ConcurrentInvocationLimitExceeded TopicLimitExceeded SubscriptionLimitExceeded FilterPolicyLimitExceeded""",
     Code.NOT_FOUND: """NoSuchKey NoSuchBucket NoSuchUpload NotFound NotFoundException NoSuchEntity NoSuchEntityException
         QueueDoesNotExist AWS.SimpleQueueService.NonExistentQueue NonExistentQueue ResourceNotFound ResourceNotFoundException
-        TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet""",
+        TopicNotFound NoSuchLifecycleConfiguration NoSuchTagSet NoSuchBucketPolicy NoSuchPublicAccessBlockConfiguration
+        ServerSideEncryptionConfigurationNotFoundError""",
     Code.ALREADY_EXISTS: """PreconditionFailed BucketAlreadyExists BucketAlreadyOwnedByYou EntityAlreadyExists
         ResourceAlreadyExistsException QueueAlreadyExists QueueNameExists
         BucketNotEmpty""",  # PreconditionFailed: a PutObject with If-None-Match of a key that exists
@@ -45,7 +46,7 @@ _NAMES = {
         ReceiptHandleIsInvalid EmptyBatchRequest EmptyBatchRequestException BatchEntryIdsNotDistinct
         BatchEntryIdsNotDistinctException InvalidBatchEntryId InvalidBatchEntryIdException PermanentRedirect
         IllegalLocationConstraintException
-        MethodNotAllowed MalformedPolicy MalformedPolicyDocument KMSDisabled KMSDisabledException KMSInvalidState
+        DeleteConflict MethodNotAllowed MalformedPolicy MalformedPolicyDocument KMSDisabled KMSDisabledException KMSInvalidState
         KMSInvalidStateException KMSNotFound KMSNotFoundException""",
 }
 _EXCEPTIONS = (  # the first match counts
@@ -129,6 +130,11 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
     (
         r"NoSuchBucket|QueueDoesNotExist|NonExistentQueue|NotFound|NotFoundException|ResourceNotFoundException",
         "a resource of the app is gone, or in another region or account: run 'fsd destroy', then 'fsd deploy --provider aws'",
+    ),
+    (
+        r"DeleteConflict",
+        "remove the policies that somebody else gave the role ('aws iam list-role-policies' and 'list-attached-role-policies' name them), "
+        "then run 'fsd destroy' again",
     ),
     (
         r"EndpointConnectionError|ConnectTimeoutError",

@@ -18,7 +18,7 @@ from fsd_aws.names import Names
 from fsd_aws.package import DIRECT_BYTES, HANDLER
 from fsd_aws.variables import RESOURCES
 from fsd_core.driver import Code, Resources
-from fsd_core.errors import DriverError
+from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.environment import foreign, from_record, to_environment
 from fsd_core.providers.package import Package
 
@@ -31,16 +31,26 @@ _POLICY = "fsd"  # the name of the role's one inline policy
 def read(api: Api, app: str, function: str) -> Resources | None:
     """The resources that the function's environment names; None where the function does not exist.
 
-    Raises `InputError` where fsd did not make the function.
+    Raises `InputError` where fsd did not make the function, and `DriverError` where the credentials may not use the key of its environment.
     """
     found = api.find("lambda", "get_function_configuration", FunctionName=function)
     if found is None:
         return None
-    return from_record(found.get("Environment", {}).get("Variables", {}).get(RESOURCES), app, f"a function {function}")
+    environment = found.get("Environment", {})
+    if error := environment.get("Error"):  # Lambda answers, but leaves the variables out
+        raise DriverError(
+            Code.DENIED,
+            f"function {function}: Lambda cannot show its environment: {error.get('Message')}: expected credentials that may use "
+            "kms:Decrypt on the key of the app: docs/how-to-aws.md, step 2",
+        )
+    return from_record(environment.get("Variables", {}).get(RESOURCES), app, f"a function {function}")
 
 
 def make_role(api: Api, app: str, role: str) -> str:
-    """Make the function's role and return its ARN. Raises `InputError` where a role of this name is not the app's."""
+    """Make the function's role, which only Lambda assumes, and return its ARN.
+
+    Raises `InputError` where a role of this name is not the app's.
+    """
     tags = [{"Key": policy.APP_TAG, "Value": app}]
     about = {"Description": f"The workers of app {app}, by fsd", "Tags": tags}
     made = api.call_unless(
@@ -49,6 +59,8 @@ def make_role(api: Api, app: str, role: str) -> str:
     found = made or api.call("iam", "get_role", RoleName=role)
     if made is None and tags[0] not in found["Role"].get("Tags", ()):
         raise foreign(app, f"a role {role}", "name a role in [aws] role")
+    if made is None:
+        api.call("iam", "update_assume_role_policy", RoleName=role, PolicyDocument=json.dumps(policy.trust()))
     return str(found["Role"]["Arn"])
 
 
@@ -58,10 +70,16 @@ def set_policy(api: Api, names: Names, bucket: str, function: str, role: str) ->
     api.call("iam", "put_role_policy", RoleName=role, PolicyName=_POLICY, PolicyDocument=document)
 
 
-def make_log_group(api: Api, app: str, function: str) -> None:
-    """Make the log group, which keeps the functions' output for 14 days. Workers then need no permission to make one."""
+def make_log_group(api: Api, app: str, function: str, key: str) -> None:
+    """Make the log group, which keeps the functions' output for 14 days. Workers then need no permission to make one.
+
+    ``key``: the ARN of the key that encrypts it; "": a key of AWS.
+    """
     group = policy.log_group(function)
-    api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app})
+    own = {"kmsKeyId": key} if key else {}
+    made = api.call_unless(Code.ALREADY_EXISTS, "logs", "create_log_group", logGroupName=group, tags={policy.APP_TAG: app}, **own)
+    if key and made is None:
+        api.call("logs", "associate_kms_key", logGroupName=group, kmsKeyId=key)
     api.call("logs", "put_retention_policy", logGroupName=group, retentionInDays=LOGS_KEPT_DAYS)
 
 
@@ -96,12 +114,26 @@ def sent(api: Api, bucket: str, package: Package) -> Iterator[dict[str, object]]
 def update(api: Api, resources: Resources, package: Package | None = None) -> None:
     """Send the function new code, if given, then its configuration with ``resources``; return when both are active."""
     function = {"FunctionName": resources.names["function"]}
+    _check_processor(api, resources)
     if package is not None:
         with sent(api, resources.names["bucket"], package) as code:
             api.call("lambda", "update_function_code", **function, **code)
         _settle(api, resources.names["function"])
     api.call("lambda", "update_function_configuration", **function, **_configuration(resources))
     _settle(api, resources.names["function"])
+
+
+def _check_processor(api: Api, resources: Resources) -> None:
+    """Raise `InputError` if the function would get ONNX Runtime and is arm64, as somebody may have made it.
+
+    It is not known whether ONNX Runtime can be imported there, and the package holds what is built for x86-64.
+    """
+    if resources.names.get("engine") != "onnx":
+        return
+    name = resources.names["function"]
+    if "arm64" in api.call("lambda", "get_function_configuration", FunctionName=name).get("Architectures", ()):
+        again = f"'fsd destroy --provider aws --app {resources.app}', then 'fsd deploy --provider aws --app {resources.app} --engine onnx'"
+        raise InputError(f"engine onnx: function {name} is arm64, where ONNX Runtime is not known to work: expected x86_64: {again}")
 
 
 def guard(api: Api, resources: Resources) -> None:
@@ -132,6 +164,7 @@ def _configuration(resources: Resources) -> dict[str, Any]:
         "MemorySize": int(names["memory_mb"]),
         "Timeout": int(names["timeout_s"]),
         "Environment": {"Variables": {RESOURCES: to_environment(resources)}},
+        **({"KMSKeyArn": names["kms_key"]} if names.get("kms_key") else {}),
     }
 
 

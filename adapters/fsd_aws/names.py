@@ -10,6 +10,7 @@ queue_url_prefix    a queue's URL without the queue's name (`url_prefix`), from 
 bucket, function    the names of the bucket and the function
 body                ``binary`` (attribute `BODY`) or ``text`` (the body itself, which fsd_core encodes as base64)
 message_kb          the topics' MaximumMessageSize in KiB: 256 to 1024
+kms_key             the ARN of the key that encrypts the app; missing: keys of AWS
 lease_s             the visibility time-out of a delivery in whole seconds
 memory_mb, ...      further settings of the function
 ==================  ===================================================================================================
@@ -82,6 +83,7 @@ class Names:
     generation: str
     partition: str = "aws"
     message_kb: int = 256
+    kms_key: str = ""
 
     @staticmethod
     def of(resources: Resources) -> Names:
@@ -94,6 +96,7 @@ class Names:
             names["generation"],
             names.get("partition", "aws"),
             int(names.get("message_kb", "256")),
+            names.get("kms_key", ""),
         )
 
     def _name(self, *parts: object) -> str:

@@ -8,51 +8,54 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 from botocore import exceptions as sdk
 
-from fsd_aws import errors, function, package, policy, queues
+from fsd_aws import audit, bucket, errors, function, keys, package, policy, queues
 from fsd_aws import names as naming
 from fsd_aws.api import Api
 from fsd_aws.clients import session
 from fsd_aws.names import Names
-from fsd_aws.objects import AwsObjects
 from fsd_aws.package import DIRECT_BYTES
 from fsd_aws.settings import Settings
-from fsd_core.driver import Code, Resources
-from fsd_core.errors import DriverError, InputError
+from fsd_core.driver import Resources
+from fsd_core.errors import InputError
 from fsd_core.providers.advice import line
 from fsd_core.providers.names import new_generation
 from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
-from fsd_core.providers.provisioning import AppProvisioner, remove_store
+from fsd_core.providers.promises import Promise
+from fsd_core.providers.provisioning import AppProvisioner
+from fsd_core.providers.settings import RETENTION
 
 __all__ = ["AwsProvisioner"]
-
-KEPT_DAYS = 7
 
 
 class AwsProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     kind = Settings
-    recorded = ("message_kb",)
-    chosen = ("bucket", "role")
+    recorded = ("message_kb", RETENTION)
+    chosen = ("bucket", "kms_key", "role")
     fixed: ClassVar = {"bucket": "[aws] bucket"}
-    queued = ("message_kb",)  # ranks have other topics
-    tried = (*AppProvisioner.tried, "role")
+    queued = ("message_kb", "kms_key")  # with another message_kb, ranks have other topics
+    tried = (*AppProvisioner.tried, "role", "kms_key")
     recipe = staticmethod(package.recipe)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
         """Remove function, topics and queues, bucket, role and log group. Returns one line of text for each removed resource."""
         account = had.names["account"] if had else api.call("sts", "get_caller_identity")["Account"]
-        bucket = had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, account, api.region)
+        name = had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, account, api.region)
         removed = function.remove(api, naming.function(app))
         removed += queues.remove(api, app)
-        removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
+        removed += [f"bucket {name}"] if bucket.remove(api, app, name) else []
         return removed + function.remove_around(api, app, naming.function(app), naming.role(app, api.region))
+
+    def promises(self, api: Api, had: Resources) -> list[Promise]:
+        """The promises about the deployed app: see `fsd_aws.audit`."""
+        return audit.promises(api, had)
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
         """Remove the queues of all generations except ``keep``: see `fsd_aws.queues.remove`."""
@@ -96,21 +99,25 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
                 "bucket": naming.bucket(app, account, api.region),
                 "body": "",
             } | wanted
+            keys.check(api, Names.of(Resources(app, 0, 0, new)), self.settings.role or role)
             new["role"] = self.settings.role or function.make_role(api, app, role)
-            function.make_log_group(api, app, name)
+            function.make_log_group(api, app, name, new.get("kms_key", ""))
             had = Resources(app, 0, 0, new)
             if len(code.body) > DIRECT_BYTES:
-                _make_bucket(api, app, new["bucket"])
+                bucket.make(api, Names.of(had), new["bucket"], int(new[RETENTION]))
             with function.sent(api, new["bucket"], code) as sent:
                 created = function.create(api, had, sent)
             if not created:
                 had = function.read(api, app, name) or had
             queues.remove(api, app, keep=had.names["generation"])  # queues that an interrupted destroy left
         names = dict(had.names) | wanted
+        own = Names.of(Resources(app, 0, 0, names))
+        keys.check(api, own, self.settings.role or role)
+        function.make_log_group(api, app, name, own.kms_key)
         if not self.settings.role:
             names["role"] = function.make_role(api, app, role)
-            function.set_policy(api, Names.of(Resources(app, 0, 0, names)), names["bucket"], name, role)
-        _make_bucket(api, app, names["bucket"])
+            function.set_policy(api, own, names["bucket"], name, role)
+        bucket.make(api, own, names["bucket"], int(names[RETENTION]))
         return had, names
 
     def make_queues(self, api: Api, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:
@@ -134,51 +141,3 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
     def record(self, api: Api, made: Resources, code: Package) -> None:
         """Write the function's environment."""
         function.update(api, made)
-
-
-def _make_bucket(api: Api, app: str, bucket: str) -> None:
-    """Make a private, encrypted bucket that deletes old objects.
-
-    Raises `InputError` where the bucket is another account's, or holds objects that are not the app's.
-    """
-    made: Any = None
-    where = {} if api.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": api.region}}
-    try:
-        made = api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
-        if not _owned(api, app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
-            raise InputError(
-                f"bucket {bucket}: holds something that app {app!r} did not put there: expected an empty bucket: set [aws] bucket"
-            )
-    except DriverError as error:
-        if error.code is Code.DENIED and made is None:
-            raise InputError(
-                f"bucket {bucket}: belongs to another AWS account: expected a new name, or your own bucket: set [aws] bucket"
-            ) from error
-        raise
-    api.call("s3", "put_bucket_tagging", Bucket=bucket, Tagging={"TagSet": [{"Key": policy.APP_TAG, "Value": app}]})
-    rule = {"ServerSideEncryptionConfiguration": {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}}
-    api.call("s3", "put_bucket_encryption", Bucket=bucket, **rule)
-    closed = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
-    api.call("s3", "put_public_access_block", Bucket=bucket, PublicAccessBlockConfiguration=closed)
-    forget: dict[str, Any] = {
-        "ID": "fsd",
-        "Status": "Enabled",
-        "Filter": {"Prefix": ""},
-        "Expiration": {"Days": KEPT_DAYS},
-        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
-    }
-    api.call("s3", "put_bucket_lifecycle_configuration", Bucket=bucket, LifecycleConfiguration={"Rules": [forget]})
-
-
-def _owned(api: Api, app: str, bucket: str) -> bool:
-    tags = api.find("s3", "get_bucket_tagging", Bucket=bucket)
-    return tags is not None and {"Key": policy.APP_TAG, "Value": app} in tags["TagSet"]
-
-
-def _remove_bucket(api: Api, app: str, bucket: str) -> bool:
-    """Empty and remove the bucket if it is the app's; returns whether it was."""
-    if not _owned(api, app, bucket):
-        return False
-    objects = AwsObjects(Resources(app, 0, 0, {"bucket": bucket, "region": api.region}))
-    remove_store(api, objects, f"bucket {bucket}", lambda: api.client("s3").delete_bucket(Bucket=bucket))
-    return True

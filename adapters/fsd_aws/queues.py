@@ -21,10 +21,10 @@ from fsd_core.errors import DriverError
 from fsd_core.providers.names import outdated
 from fsd_core.providers.probes import PROBE, Pair
 
-__all__ = ["make", "remove", "takes_binary"]
+__all__ = ["KEPT_S", "RETENTION_S", "attributes", "make", "remove", "takes_binary", "topic_attributes"]
 
 RETENTION_S = 3600  # longer than any run
-_KEPT_S = 14 * 86400  # for messages that were not delivered: SQS's longest retention
+KEPT_S = 14 * 86400  # for messages that were not delivered: SQS's longest retention
 _BINARY_TRIES = 5  # after so many errors in a row the service counts as one without binary attributes
 
 
@@ -32,53 +32,63 @@ def make(api: Api, names: Names, pairs: Sequence[Pair]) -> str:
     """Make the app's own queues and each pair's queue, topic and subscription, where missing. Returns the part that all queue URLs begin
     with.
     """
-    app = f"fsd-{names.app}-{names.generation}"
-    url = _queue(api, names, names.failed, None, RETENTION_S)
-    _queue(api, names, names.dead, f"{app}-*", _KEPT_S)
+    url = _queue(api, names, names.failed)
+    _queue(api, names, names.dead)
     topics = dict.fromkeys(names.topic(*pair) for pair in pairs)
     api.each(lambda topic: _topic(api, names, topic), topics)
 
     def one(pair: Pair) -> None:
         name = names.queue(*pair)
-        _queue(api, names, name, f"{app}-{pair[0]}-t*", RETENTION_S)
-        attributes = {
+        _queue(api, names, name, pair[0])
+        subscription = {
             "RawMessageDelivery": "true",
             "FilterPolicy": filter_policy(*pair),
             "RedrivePolicy": json.dumps({"deadLetterTargetArn": names.arn("sqs", names.dead)}),
         }
         api.call(
-            "sns", "subscribe", TopicArn=names.topic_arn(*pair), Protocol="sqs", Endpoint=names.arn("sqs", name), Attributes=attributes
+            "sns", "subscribe", TopicArn=names.topic_arn(*pair), Protocol="sqs", Endpoint=names.arn("sqs", name), Attributes=subscription
         )
 
     api.each(one, pairs)
     return url_prefix(url, names.failed)
 
 
-def _queue(api: Api, names: Names, name: str, topics: str | None, kept_s: int) -> str:
-    """Make a queue and return its URL. ``topics``: the pattern of topics that may send to it; ``kept_s``: the retention in seconds.
+def attributes(names: Names, name: str, slot: int | None = None) -> dict[str, str]:
+    """The attributes of a queue. ``slot``: that of a rank's queue; `None` for the app's own queues.
 
     The queue gets no visibility time-out: `AwsMessages.receive` sends its lease in each request.
     """
-    attributes = {
-        "MessageRetentionPeriod": str(kept_s),
-        "SqsManagedSseEnabled": "true",  # not the key aws/sqs: SNS may not use it, and its messages would be lost without an error
+    app = f"fsd-{names.app}-{names.generation}"
+    topics = f"{app}-{slot}-t*" if slot is not None else f"{app}-*" if name == names.dead else None
+    return {
+        "MessageRetentionPeriod": str(KEPT_S if name == names.dead else RETENTION_S),
+        # Without a key of the user not the key aws/sqs: SNS may not use it, and its messages would be lost without an error.
+        **({"KmsMasterKeyId": names.kms_key} if names.kms_key else {"SqsManagedSseEnabled": "true"}),
+        "Policy": json.dumps(policy.queue(names, name, topics)),
     }
-    if topics is not None:
-        attributes["Policy"] = json.dumps(policy.queue(names, name, topics))
-    made = api.call_unless(
-        Code.ALREADY_EXISTS, "sqs", "create_queue", QueueName=name, Attributes=attributes, tags={policy.APP_TAG: names.app}
-    )
+
+
+def _queue(api: Api, names: Names, name: str, slot: int | None = None) -> str:
+    """Make a queue, or give an existing one its attributes. Returns its URL."""
+    wanted = attributes(names, name, slot)
+    made = api.call_unless(Code.ALREADY_EXISTS, "sqs", "create_queue", QueueName=name, Attributes=wanted, tags={policy.APP_TAG: names.app})
     if made is None:  # it exists with other attributes, of an older version of fsd
         made = api.call("sqs", "get_queue_url", QueueName=name)
-        api.call("sqs", "set_queue_attributes", QueueUrl=made["QueueUrl"], Attributes=attributes)
+        api.call("sqs", "set_queue_attributes", QueueUrl=made["QueueUrl"], Attributes=wanted)
     return str(made["QueueUrl"])
+
+
+def topic_attributes(names: Names, name: str) -> dict[str, str]:
+    """The attributes of a topic."""
+    larger = {"MaximumMessageSize": str(names.message_kb << 10)} if names.message_kb > 256 else {}
+    key = {"KmsMasterKeyId": names.kms_key} if names.kms_key else {}
+    return {"Policy": json.dumps(policy.topic(names, name))} | key | larger
 
 
 def _topic(api: Api, names: Names, name: str) -> None:
     arn = api.call("sns", "create_topic", Name=name, Tags=[{"Key": policy.APP_TAG, "Value": names.app}])["TopicArn"]
-    if names.message_kb > 256:
-        max_bytes = str(names.message_kb << 10)
-        api.call("sns", "set_topic_attributes", TopicArn=arn, AttributeName="MaximumMessageSize", AttributeValue=max_bytes)
+    for key, value in topic_attributes(names, name).items():
+        api.call("sns", "set_topic_attributes", TopicArn=arn, AttributeName=key, AttributeValue=value)
 
 
 def takes_binary(api: Api, resources: Resources, pair: Pair) -> bool:

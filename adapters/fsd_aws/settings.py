@@ -1,19 +1,6 @@
 """The table ``[aws]`` of the configuration file.
 
-=============  ============================  ====================================================================================
-region         the SDK's own chain           the region of all resources
-bucket         fsd-APP-ACCOUNT-REGION        the app's bucket; a bucket that holds objects and is not the app's is refused
-role           made, and removed again       ARN of a role that you made for the function, where you may not make roles
-memory_mb      1769                          memory of one function: 1,769 MB is one vCPU
-timeout_s      900                           time limit of one function, in seconds
-concurrency    the account's quota           functions of this app at once, reserved from the account's quota
-lease_s        3                             seconds until a delivered message that is not acknowledged is delivered again
-text           "auto"                        bodies as text (true), as binary attributes (false), or what the service can do ("auto")
-message_kb     256                           the largest publish; above 256 a topic takes 100 ranks instead of 200
-runtime        python3.12                    the function's interpreter; python3.11 is on Amazon Linux 2, the others on 2023
-engine         rows                          onnx: the functions have ONNX Runtime too; an app that has it keeps it
-package        true                          false uploads no code: for an emulator that runs what is installed on this machine
-=============  ============================  ====================================================================================
+====================  ============================  =============================================================================
 
 FSD_AWS_PACKAGE=0 means ``package = false``.
 """
@@ -31,6 +18,7 @@ RUNTIMES = ("python3.12", "python3.13", "python3.11")
 _REGION = matching(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region's name, for instance eu-west-1")
 _BUCKET = matching(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9 and '-', as S3 names buckets")
 _ROLE = matching(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "the ARN of a role: arn:aws:iam::ACCOUNT:role/NAME")
+_KEY = matching(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[a-zA-Z0-9-]+", "the ARN of a key: arn:aws:kms:REGION:ACCOUNT:key/ID")
 _TEXT = Kind('"auto", true or false', lambda value: value == "auto" or isinstance(value, bool))
 
 
@@ -40,6 +28,7 @@ class Settings:
 
     region: str = key(_REGION, default="")
     bucket: str = key(_BUCKET, default="")
+    kms_key: str = key(_KEY, default="")
     role: str = key(_ROLE, default="")
     memory_mb: int = key(integer(128, 10240), default=1769)
     timeout_s: int = key(integer(1, 900, "seconds"), default=900)
@@ -48,5 +37,6 @@ class Settings:
     text: bool | str = key(_TEXT, default="auto")
     message_kb: int = key(integer(256, 1024), default=256)
     runtime: str = key(choice(*RUNTIMES), default="python3.12")
+    audit_retention_days: int = key(integer(1, 36500, "days"), default=365)
     engine: str = key(choice(*ENGINES), default="rows")
     package: bool = key(boolean(), default=True)

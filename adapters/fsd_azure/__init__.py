@@ -52,6 +52,10 @@ class AzureProvider(BaseProvider):
 
         return AzureObjects(resources)
 
+    def store(self, resources: Resources) -> str:
+        """The app's container."""
+        return f"{resources.names['blob_url']}/{resources.names['container']}"
+
     def invoker(self, resources: Resources) -> InvokeDriver:
         """A driver that starts the app's functions."""
         from fsd_azure.invoke import AzureInvoker

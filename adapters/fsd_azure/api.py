@@ -39,7 +39,9 @@ _SETTLING = re.compile(
 )
 _BUDGET = 50_000  # retries: many requests at once repeat about every second until the last role is active
 _VERSIONS = (
-    ("/roleassignments/", "2022-04-01"),
+    ("/roleassignments", "2022-04-01"),
+    ("microsoft.insights", "2015-04-01"),
+    ("microsoft.managedidentity", "2023-01-31"),
     ("microsoft.servicebus", "2024-01-01"),
     ("microsoft.storage", "2023-05-01"),
     ("microsoft.web", "2024-04-01"),

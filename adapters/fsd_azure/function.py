@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from fsd_azure.api import Api
     from fsd_core.providers.package import Package
 
-__all__ = ["ROUTE", "create", "key", "publish", "read", "remove", "url", "write"]
+__all__ = ["ROUTE", "WEB", "create", "key", "publish", "read", "remove", "settings", "url", "write"]
 
 ROUTE = "api/worker"
+WEB = {"minTlsVersion": "1.2"}  # settings of the function app as a web site
 _DEPLOYED, _CONFLICT, _FORGOTTEN = 4, 5, -2  # statuses of a deployment: done; refused, another one runs; -2 is fsd's own: Azure lost it
 _ENDED = {3: "failed", -1: "was cancelled", _CONFLICT: "met another deployment", 6: "succeeded in part"}
 FORGOTTEN_S = 60.0  # a deployment without a status for this time is lost: Azure may have recycled the instance that ran it
@@ -55,7 +56,8 @@ def _plan(api: Api, app: str) -> str:
     return api.id(app, f"Microsoft.Web/serverfarms/{_name(api, app)}")  # a plan of Flex Consumption can hold one app only
 
 
-def _settings(api: Api, app: str) -> dict[str, str] | None:
+def settings(api: Api, app: str) -> dict[str, str] | None:
+    """The settings of the function app, which may hold secrets; None where it does not exist."""
     where = f"{_site(api, app)}/config/appsettings/list"
     found = api.unless(Code.NOT_FOUND, f"settings of function app {_name(api, app)}", lambda: api.request("POST", where))
     return None if found is None else dict(found.get("properties", {}))
@@ -66,14 +68,14 @@ def read(api: Api, app: str) -> Resources | None:
 
     Raises `InputError` where fsd did not make the function app.
     """
-    settings = _settings(api, app)
-    return None if settings is None else from_record(settings.get(RESOURCES), app, f"a function app {_name(api, app)}")
+    found = settings(api, app)
+    return None if found is None else from_record(found.get(RESOURCES), app, f"a function app {_name(api, app)}")
 
 
 def write(api: Api, resources: Resources) -> None:
     """Write ``resources`` and the function app's present key into its settings. Other settings stay. Azure restarts the instances."""
-    settings = (_settings(api, resources.app) or {}) | _own(resources) | {KEY: key(api, resources.app)}
-    api.call("PUT", f"{_site(api, resources.app)}/config/appsettings", {"properties": settings})
+    new = (settings(api, resources.app) or {}) | _own(resources) | {KEY: key(api, resources.app)}
+    api.call("PUT", f"{_site(api, resources.app)}/config/appsettings", {"properties": new})
 
 
 def create(api: Api, resources: Resources) -> dict[str, Any]:
@@ -105,7 +107,9 @@ def create(api: Api, resources: Resources) -> dict[str, Any]:
             f"[azure] concurrency = {names['concurrency']}: {names['region']} accepts no function app of so few instances: "
             f"expected {_SURE_INSTANCES} to 1000"
         ) from error
-    return api.until(f"function app {names['function']} running", lambda: _running(api, site))
+    found = api.until(f"function app {names['function']} running", lambda: _running(api, site))
+    api.call("PATCH", f"{site}/config/web", {"properties": WEB})
+    return found
 
 
 def _running(api: Api, site: str) -> dict[str, Any] | None:
@@ -205,18 +209,18 @@ def _own(resources: Resources) -> dict[str, str]:
     """fsd's own settings of the function app, without the key."""
     names = resources.names
     seconds = int(names["timeout_s"])
-    settings = {
+    own = {
         RESOURCES: to_environment(resources),
         "AzureFunctionsJobHost__functionTimeout": f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}",
         "PYTHON_THREADPOOL_THREAD_COUNT": "1",
     }
     if names["storage_account"]:
-        settings["AzureWebJobsStorage__accountName"] = names["storage_account"]  # it logs in with its identity
+        own["AzureWebJobsStorage__accountName"] = names["storage_account"]  # it logs in with its identity
     else:
-        settings[connection_strings.STORAGE] = settings["AzureWebJobsStorage"] = connection_strings.storage_string() or ""
+        own[connection_strings.STORAGE] = own["AzureWebJobsStorage"] = connection_strings.storage_string() or ""
     if names["bus"] == "given":
-        settings[connection_strings.SERVICE_BUS] = os.environ[connection_strings.SERVICE_BUS]
-    return settings
+        own[connection_strings.SERVICE_BUS] = os.environ[connection_strings.SERVICE_BUS]
+    return own
 
 
 def remove(api: Api, app: str) -> list[str]:

@@ -14,6 +14,7 @@ lease_s                 the queues' lock duration in whole seconds
 message_kb              a queue's limit of one message in KiB, 0 for the tier's limit (other values in premium only)
 blob_url, container     the storage account's address, and the container's name in it
 url                     the URL of the worker's HTTP trigger
+kms_key, kms_identity   the URL of the key that encrypts namespaces and account, and who uses it; "": keys of Microsoft
 memory_mb, ...          further settings of the function
 ======================  ===============================================================================================
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from fsd_azure import clients, connection_strings, function, package, policy, queues
+from fsd_azure import audit, clients, connection_strings, function, keys, package, policy, queues
 from fsd_azure import names as naming
 from fsd_azure.api import SETTLE_S, Api
 from fsd_azure.limits import check_queues
@@ -27,14 +27,15 @@ from fsd_core.providers.environment import foreign
 from fsd_core.providers.names import new_generation
 from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
+from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner
+from fsd_core.providers.settings import RETENTION
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
 __all__ = ["AzureProvisioner"]
 
-KEPT_DAYS = 7
 _KINDS = {"namespaces": "namespace", "storageAccounts": "storage account"}
 
 
@@ -42,14 +43,17 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     kind = Settings
-    recorded = ("region", "tier", "message_kb")
+    recorded = ("region", "tier", "message_kb", RETENTION)
     fixed: ClassVar = {
         "namespaces": connection_strings.SERVICE_BUS,
         "tier": "[azure] tier",
         "message_kb": "[azure] message_kb",
         "blob_url": "[azure] storage_account",
         "region": "[azure] region",
+        "kms_key": "[azure] kms_key",  # Azure gives a key only to an empty namespace
+        "kms_identity": "[azure] kms_identity",
     }
+    chosen = ("kms_key", "kms_identity")
     queued = ("lease_s", "generation")
     tried = (*AppProvisioner.tried, "storage_account", "blob_url")
     ready_s = SETTLE_S
@@ -75,6 +79,11 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
     def wanted(self) -> dict[str, str]:
         """The entries of `Resources.names` that follow from the settings and the connection strings."""
         settings, wanted = self.settings, super().wanted()
+        if settings.kms_key and (connection_strings.service_bus_hosts() or connection_strings.storage_string()):
+            raise InputError(
+                "[azure] kms_key: connection strings name namespaces or an account, which have a key of their owner: "
+                "expected no connection strings, or no kms_key"
+            )
         if spaces := connection_strings.service_bus_hosts():
             wanted |= {"bus": "given", "namespaces": ",".join(spaces)}
         if connection_strings.storage_string():
@@ -103,6 +112,7 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
         """Make resource group, namespaces, storage account and containers; the container's maker decides the generation."""
         app = had.app
         names = self._names(api, app, ranks) | dict(had.names) | wanted
+        keys.check(api, names)
         check_queues(names["tier"], ranks, slots, names["namespaces"].count(",") + 1)
         _make_group(api, app)
         api.each(lambda work: work(api, app, names), (_make_account, _make_bus))
@@ -151,7 +161,13 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
             "blob_url": _account_url(account),
             "container": naming.container(app),
             "url": "",
+            "kms_key": "",
+            "kms_identity": "",
         }
+
+    def promises(self, api: Api, had: Resources) -> list[Promise]:
+        """The promises about the deployed app: see `fsd_azure.audit`."""
+        return audit.promises(api, had)
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
         """Remove the queues of all generations except ``keep``: see `fsd_azure.queues.remove`."""
@@ -206,18 +222,10 @@ def _make_account(api: Api, app: str, names: Mapping[str, str]) -> None:
         raise InputError(
             f"storage account {names['storage_account']}: exists, and is not the app's; choose another in [azure] storage_account"
         )
-    properties = {
-        "minimumTlsVersion": "TLS1_2",
-        "supportsHttpsTrafficOnly": True,
-        "allowBlobPublicAccess": False,
-        "allowSharedKeyAccess": False,
-    }
     kind = {"location": names["region"], "kind": "StorageV2", "sku": {"name": "Standard_LRS"}, "tags": {policy.APP_TAG: app}}
-    api.put(path, kind | {"properties": properties})
-    filters = {"blobTypes": ["blockBlob"], "prefixMatch": [f"{names['container']}/"]}  # not the container of the code
-    actions = {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": KEPT_DAYS}}}
-    rule = {"name": "forget", "enabled": True, "type": "Lifecycle", "definition": {"filters": filters, "actions": actions}}
-    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": [rule]}}})
+    api.put(path, kind | policy.account(names))
+    rules = policy.life_cycle(names["container"], int(names[RETENTION]))
+    api.put(f"{path}/managementPolicies/default", {"properties": {"policy": {"rules": rules}}})
 
 
 def _make_containers(api: Api, app: str, names: Mapping[str, str]) -> str:

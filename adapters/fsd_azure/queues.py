@@ -12,7 +12,7 @@ from fsd_azure import names as naming
 from fsd_azure.connection_strings import service_bus_hosts
 from fsd_azure.limits import TIERS
 from fsd_azure.names import Names
-from fsd_azure.policy import APP_TAG, namespace_id
+from fsd_azure.policy import APP_TAG, SPACE, namespace_id, space
 from fsd_core.driver import Code
 from fsd_core.errors import InputError
 from fsd_core.providers.environment import foreign
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from fsd_azure.api import Api
 
-__all__ = ["MAX_NAMESPACES", "TTL_S", "count", "existing_hosts", "hosts", "make", "make_namespaces", "remove"]
+__all__ = ["MAX_NAMESPACES", "TTL_S", "administration", "count", "existing_hosts", "hosts", "make", "make_namespaces", "remove"]
 
 TTL_S = 86_400  # no run is longer: its functions end at [azure] timeout_s, which is less than a day
 DELIVERIES = 2000  # the largest value that a queue accepts: fsd_core, not the queue, drops a message that is never acknowledged
@@ -69,21 +69,21 @@ def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
                 "expected the same tier: set that, or destroy the app first"
             )
         sku = {"name": tier, "tier": tier} | ({"capacity": 1} if tier == "Premium" else {})
-        properties = {"minimumTlsVersion": "1.2", "disableLocalAuth": True}  # keys are disabled: clients log in with identities
-        if not found:
-            api.put(path, {"location": names["region"], "tags": {APP_TAG: app}, "sku": sku, "properties": properties})
+        if not found or not SPACE.items() <= found.get("properties", {}).items():
+            api.put(path, {"location": names["region"], "tags": {APP_TAG: app}, "sku": sku} | space(names))
 
     api.each(one, names["namespaces"].split(","))
 
 
 @contextmanager
-def _administration(namespaces: Sequence[str]) -> Iterator[list[ServiceBusAdministrationClient]]:
+def administration(namespaces: Sequence[str]) -> Iterator[list[ServiceBusAdministrationClient]]:
+    """Within the block, a client of each namespace that makes, reads and removes queues."""
     with ExitStack() as stack:
         yield [stack.enter_context(clients.administration(tuple(namespaces), number)) for number in range(len(namespaces))]
 
 
 def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, message_kb: int) -> None:
-    """Make the queue of each pair; a queue that exists gets the lock duration ``lease_s`` (seconds)."""
+    """Make the queue of each pair; a queue that exists gets the lock duration ``lease_s`` (seconds) and the retention."""
     lock = timedelta(seconds=lease_s)
     settings: dict[str, Any] = {
         "lock_duration": lock,
@@ -91,15 +91,15 @@ def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, message_kb
         "default_message_time_to_live": timedelta(seconds=TTL_S),
         **({"max_message_size_in_kilobytes": message_kb} if message_kb else {}),
     }
-    with _administration(names.namespaces) as admins:
+    with administration(names.namespaces) as admins:
 
         def one(pair: Pair) -> None:
             admin, queue = admins[names.shard(pair[1])], names.queue(*pair)
             made = api.unless(Code.ALREADY_EXISTS, f"queue {queue}", lambda: admin.create_queue(queue, **settings))
             if made is None:
                 found = api.repeat(f"queue {queue}", lambda: admin.get_queue(queue))
-                if found.lock_duration != lock:
-                    found.lock_duration = lock
+                if (found.lock_duration, found.default_message_time_to_live) != (lock, settings["default_message_time_to_live"]):
+                    found.lock_duration, found.default_message_time_to_live = lock, settings["default_message_time_to_live"]
                     api.repeat(f"queue {queue}", lambda: admin.update_queue(found))
 
         api.each(one, pairs)
@@ -107,7 +107,7 @@ def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, message_kb
 
 def remove(api: Api, app: str, namespaces: Sequence[str], keep: str | None = None) -> list[str]:
     """Remove the queues of an app except those of generation ``keep``. Returns one line of text for each."""
-    with _administration(namespaces) as admins:
+    with administration(namespaces) as admins:
 
         def listed(admin: ServiceBusAdministrationClient) -> list[str]:
             return api.repeat("list of queues", lambda: [str(each.name) for each in admin.list_queues()])

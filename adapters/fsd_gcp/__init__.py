@@ -41,6 +41,10 @@ class GcpProvider(BaseProvider):
 
         return GcpObjects(resources)
 
+    def store(self, resources: Resources) -> str:
+        """The app's bucket."""
+        return f"gs://{resources.names['bucket']}"
+
     def invoker(self, resources: Resources) -> InvokeDriver:
         """A driver that starts the app's functions."""
         from fsd_gcp.invoke import GcpInvoker
@@ -60,6 +64,13 @@ class GcpProvider(BaseProvider):
         found, project = default()
         who = getattr(found, "service_account_email", "") or "a user, by gcloud"
         return f"{who}, project {project or 'none'}"
+
+    def caller(self, resources: Resources) -> str:
+        """The user or service account, as policies write it. For a user it makes two requests."""
+        from fsd_gcp.api import Api
+
+        with Api(resources.names["project"], resources.names["region"]) as api:
+            return api.member
 
     def stand_in(self) -> str | None:
         """HOST:PORT of the emulator in PUBSUB_EMULATOR_HOST, STORAGE_EMULATOR_HOST or FSD_GCP_ENDPOINT.

@@ -8,6 +8,7 @@ generation          8 hexadecimal digits, new for each set of topics, so that a 
 bucket, function    the names of the bucket and the function
 url                 the URL of the function's service
 service_account     the address of the service account that the function runs as
+kms_key             the name of the key that encrypts topics and bucket; "": keys of Google
 lease_s             the subscriptions' acknowledgement deadline in whole seconds
 receive             "pull" or "stream"
 memory_mb, ...      further settings of the function

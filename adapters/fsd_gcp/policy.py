@@ -2,7 +2,7 @@
 
 `worker` is for the account that the function runs as. `client` is for a member who runs a deployed app. ``fsd deploy`` gives the roles of
 `worker`, and gives the member who deploys those roles of `client` that launches need. `DEPLOYER` are the permissions of ``fsd deploy`` and
-``fsd destroy``, for a custom role. A test compares each list with the requests that fsd makes.
+``fsd destroy``, for a custom role, `AUDITOR` those of ``fsd audit``. A test compares each list with the requests that fsd makes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import attrs
 from fsd_core.providers.probes import Pair
 from fsd_gcp.names import Names
 
-__all__ = ["APIS", "APP_LABEL", "DEPLOYER", "Grant", "account", "client", "queues", "worker"]
+__all__ = ["APIS", "APP_LABEL", "AUDITOR", "DEPLOYER", "KEPT_DAYS", "KEY", "Grant", "account", "client", "queues", "worker"]
 
+KEPT_DAYS = 7  # the bucket deletes older objects
 APP_LABEL = "fsd-app"  # the label of all resources of an app that can have labels
 APIS = ("artifactregistry", "cloudbuild", "cloudfunctions", "iam", "iamcredentials", "logging", "pubsub", "run", "storage")
 DEPLOYER = (
@@ -28,6 +29,15 @@ DEPLOYER = (
     "serviceusage.services.get",
     *("storage.buckets." + verb for verb in ("create", "delete", "get", "getIamPolicy", "setIamPolicy", "update")),
     *("storage.objects." + verb for verb in ("create", "delete", "get", "list")),
+)
+AUDITOR = (  # the permissions of ``fsd audit``, which only reads
+    *("cloudfunctions.functions.get", "iam.serviceAccounts.getIamPolicy", "logging.buckets.get", "logging.logEntries.list"),
+    *("pubsub.subscriptions.get", "pubsub.subscriptions.getIamPolicy", "pubsub.topics.get", "pubsub.topics.getIamPolicy"),
+    *("resourcemanager.projects.getIamPolicy", "run.services.getIamPolicy", "storage.buckets.get", "storage.buckets.getIamPolicy"),
+)
+KEY = (  # the further permissions of ``fsd deploy`` where an app has a key of its own
+    *("cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.keyRings.getIamPolicy"),
+    *("resourcemanager.projects.get", "resourcemanager.projects.getIamPolicy"),
 )
 
 

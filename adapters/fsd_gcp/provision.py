@@ -18,8 +18,11 @@ from fsd_core.providers.advice import line
 from fsd_core.providers.names import new_generation
 from fsd_core.providers.package import Package
 from fsd_core.providers.probes import Pair
+from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner, remove_store
-from fsd_gcp import errors, function, package, policy, queues
+from fsd_core.providers.settings import RETENTION
+from fsd_core.storage.keys import AUDIT, PASSING
+from fsd_gcp import audit, errors, function, keys, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
 from fsd_gcp.clients import default
@@ -29,16 +32,14 @@ from fsd_gcp.settings import Settings
 
 __all__ = ["GcpProvisioner"]
 
-KEPT_DAYS = 7
-
 
 class GcpProvisioner(AppProvisioner[Api, Settings]):
     """Implements `fsd_core.driver.Provisioner`."""
 
     kind = Settings
-    recorded = ("receive",)
-    chosen = ("bucket", "service_account")
-    fixed: ClassVar = {"bucket": "[gcp] bucket"}
+    recorded = ("receive", RETENTION)
+    chosen = ("bucket", "kms_key", "service_account")
+    fixed: ClassVar = {"bucket": "[gcp] bucket", "kms_key": "[gcp] kms_key"}  # a topic keeps its key
     queued = ("lease_s", "service_account")
     tried = (*AppProvisioner.tried, "service_account")
     probing: ClassVar = {"receive": "pull"}  # a stream closes slowly
@@ -51,6 +52,10 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
         removed += queues.remove(api, app)
         removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
         return removed + function.remove_account(api, app)
+
+    def promises(self, api: Api, had: Resources) -> list[Promise]:
+        """The promises about the deployed app: see `fsd_gcp.audit`."""
+        return audit.promises(api, had)
 
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
         """Remove the topics and subscriptions of all generations except ``keep``: see `fsd_gcp.queues.remove`."""
@@ -96,10 +101,12 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
             "function": naming.function(app),
             "bucket": naming.bucket(app, api.project),
             "url": "",
+            "kms_key": "",
         }
         names = start | dict(had.names) | wanted
+        keys.check(api, names["kms_key"])
         names["service_account"] = self.settings.service_account or function.make_account(api, app)
-        _make_bucket(api, app, names["bucket"])
+        _make_bucket(api, app, names)
         if api.member:
             api.grant(policy.account(names, api.member))
             api.settling()
@@ -114,7 +121,9 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
 
     def make_queues(self, api: Api, resources: Resources, pairs: Sequence[Pair]) -> dict[str, str]:
         """Make topics and subscriptions, and give the function's account its roles on them."""
-        queues.make(api, Names.of(resources), pairs, self.settings.lease_s, f"serviceAccount:{resources.names['service_account']}")
+        names = resources.names
+        worker = f"serviceAccount:{names['service_account']}"
+        queues.make(api, Names.of(resources), pairs, self.settings.lease_s, worker, names.get("kms_key", ""))
         return {}
 
     def deploy(self, api: Api, had: Resources, unproven: Resources, code: Package, changed: bool) -> dict[str, str]:
@@ -154,13 +163,14 @@ def _check_apis(api: Api) -> None:
         raise InputError(f"project {api.project}: APIs are off: '{command}', wait a minute")
 
 
-def _make_bucket(api: Api, app: str, name: str) -> None:
-    """Make a private bucket that deletes old objects.
+def _make_bucket(api: Api, app: str, names: Mapping[str, str]) -> None:
+    """Make a private bucket that deletes old objects, encrypted with the key in ``names``, or with keys of Google.
 
     Raises `InputError` where the bucket is another project's, holds objects that are not the app's, or is in another region.
     """
+    name, audit_days = names["bucket"], int(names[RETENTION])
     bucket = api.storage.bucket(name)
-    _set(bucket, app)
+    _set(bucket, app, names["kms_key"], audit_days)
     what = f"bucket {name}"
     if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
@@ -170,19 +180,23 @@ def _make_bucket(api: Api, app: str, name: str) -> None:
         raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
     if (place := str(bucket.location).lower()) != api.region:
         raise InputError(f"bucket {name}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
-    _set(bucket, app)
+    _set(bucket, app, names["kms_key"], audit_days)
     api.repeat(what, lambda: bucket.patch(retry=None))
 
 
-def _set(bucket: Any, app: str) -> None:
+def _set(bucket: Any, app: str, key: str, audit_days: int) -> None:
+    if key:
+        bucket.default_kms_key_name = key
     bucket.labels = {**bucket.labels, policy.APP_LABEL: app}  # a label that is left out would be removed
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
+    bucket.versioning_enabled = False  # versions would stay for ever
     kept = bucket.soft_delete_policy
     kept.pop("effectiveTime", None)  # google-cloud-storage would send it as null
     kept.retention_duration_seconds = "0"  # JSON needs a string; by default deleted objects are kept and billed for a week
     bucket.clear_lifecycle_rules()
-    bucket.add_lifecycle_delete_rule(age=KEPT_DAYS)
+    bucket.add_lifecycle_delete_rule(age=policy.KEPT_DAYS, matches_prefix=list(PASSING))
+    bucket.add_lifecycle_delete_rule(age=audit_days, matches_prefix=[AUDIT])
     bucket.add_lifecycle_abort_incomplete_multipart_upload_rule(age=1)
 
 

@@ -18,16 +18,17 @@ __all__ = ["RETENTION_S", "make", "remove"]
 RETENTION_S = 3600  # longer than any run
 
 
-def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, worker: str) -> None:
-    """Make the topic and the subscription of each pair; a subscription that exists gets the acknowledgement deadline ``lease_s`` (seconds).
+def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, worker: str, key: str = "") -> None:
+    """Make the topic and the subscription of each pair; a subscription that exists gets the acknowledgement deadline ``lease_s``
+    (seconds) and the retention.
 
-    ``worker``: the member who may send and receive.
+    ``worker``: the member who may send and receive. ``key``: the name of the key that encrypts messages; "": keys of Google.
     """
     labels = {policy.APP_LABEL: names.app}
     publisher, subscriber = api.pubsub.publisher, api.pubsub.subscriber
 
     def one(pair: Pair) -> None:
-        topic = types.Topic.pb()(name=names.topic(*pair), labels=labels)
+        topic = types.Topic.pb()(name=names.topic(*pair), labels=labels, kms_key_name=key)
         subscription = types.Subscription.pb()(
             name=names.subscription(*pair),
             topic=topic.name,
@@ -38,7 +39,8 @@ def make(api: Api, names: Names, pairs: Sequence[Pair], lease_s: int, worker: st
         )
         api.ask(publisher.create_topic, topic, "name", Code.ALREADY_EXISTS)
         if api.ask(subscriber.create_subscription, subscription, "name", Code.ALREADY_EXISTS) is None:
-            changed = types.UpdateSubscriptionRequest.pb()(subscription=subscription, update_mask={"paths": ["ack_deadline_seconds"]})
+            mask = {"paths": ["ack_deadline_seconds", "message_retention_duration"]}
+            changed = types.UpdateSubscriptionRequest.pb()(subscription=subscription, update_mask=mask)
             api.ask(subscriber.update_subscription, changed, "subscription.name")
 
     api.each(one, pairs)

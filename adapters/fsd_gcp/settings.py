@@ -1,19 +1,6 @@
 """The table ``[gcp]`` of the configuration file.
 
-===============  =======================  ========================================================================================
-project          the SDK's own chain      the project of all resources
-region           us-central1              the region of all resources
-bucket           fsd-APP-PROJECT          the app's bucket; a bucket that holds objects and is not the app's is refused
-service_account  made, and removed again  address of a service account that you made for the function, where you may not make accounts
-memory_mb        2048                     memory of one function; one CPU up to 4096, then 2, 4 or 8 CPUs
-timeout_s        900                      time limit of one function, in seconds
-concurrency      100                      functions of this app at once; a higher number may need a larger quota
-lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
-receive          pull                     pull: a request for each receive; stream: the service sends over an open connection
-runtime          python312                the function's interpreter
-engine           rows                     onnx: the functions have ONNX Runtime too; an app that has it keeps it
-package          true                     false uploads no code: for an emulator that runs what is installed on this machine
-===============  =======================  ========================================================================================
+====================  =======================  =================================================================================
 
 FSD_GCP_PACKAGE=0 means ``package = false``.
 """
@@ -35,6 +22,10 @@ _PROJECT = matching(  # an old project's id may start with the domain of its org
 )
 _REGION = matching(r"[a-z]+-[a-z]+\d+", "a region's name, for instance europe-west1")
 _BUCKET = matching(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9 and '-', as Cloud Storage names buckets")
+_KEY = matching(
+    r"projects/[^/]+/locations/[a-z0-9-]+/keyRings/[\w-]{1,63}/cryptoKeys/[\w-]{1,63}",
+    "the name of a key: projects/PROJECT/locations/REGION/keyRings/RING/cryptoKeys/KEY",
+)
 _ACCOUNT = matching(r"[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z0-9.-]+\.gserviceaccount\.com", "an address: NAME@PROJECT.iam.gserviceaccount.com")
 
 
@@ -45,6 +36,7 @@ class Settings:
     project: str = key(_PROJECT, default="")
     region: str = key(_REGION, default="us-central1")
     bucket: str = key(_BUCKET, default="")
+    kms_key: str = key(_KEY, default="")
     service_account: str = key(_ACCOUNT, default="")
     memory_mb: int = key(integer(512, 32768), default=2048)
     timeout_s: int = key(integer(1, 3600, "seconds"), default=900)
@@ -52,5 +44,6 @@ class Settings:
     lease_s: int = key(integer(*LEASES_S, "seconds"), default=10)
     receive: str = key(choice(*RECEIVE), default="pull")
     runtime: str = key(choice(*RUNTIMES), default="python312")
+    audit_retention_days: int = key(integer(1, 36500, "days"), default=365)
     engine: str = key(choice(*ENGINES), default="rows")
     package: bool = key(boolean(), default=True)

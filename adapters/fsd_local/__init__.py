@@ -41,6 +41,10 @@ class LocalProvider(BaseProvider):
 
         return LocalObjects(resources.names["root"])
 
+    def store(self, resources: Resources) -> str:
+        """The app's folder."""
+        return resources.names["root"]
+
     def invoker(self, resources: Resources) -> InvokeDriver:
         """A driver that starts functions. In a function it starts siblings of that function."""
         from fsd_local.invoke import LocalInvoker

@@ -121,6 +121,10 @@ class LocalObjects:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)
 
+    def written(self, key: str) -> float:
+        """When the object was written, in seconds since 1970. Raises `FileNotFoundError` where it does not exist."""
+        return os.stat(self._file(key)).st_mtime
+
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes [start, end) of the object. Raises `FileNotFoundError` where the object does not exist."""
         first = check_range(key, start, end)

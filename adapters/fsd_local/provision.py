@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +21,16 @@ from fsd_core.common.fields import read
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
 from fsd_core.providers.app_name import check_size
-from fsd_core.providers.settings import texts
+from fsd_core.providers.promises import Promise, same, told
+from fsd_core.providers.settings import RETENTION, texts
+from fsd_core.storage.keys import AUDIT
 from fsd_local.errors import naming
-from fsd_local.objects import LOCK
+from fsd_local.objects import LOCK, LocalObjects
 from fsd_local.settings import Settings
 
 __all__ = ["LocalProvisioner"]
 
+PRIVATE = 0o700  # the mode of a new app's folder
 _MARK = "app"
 _STALE_S = 86400.0  # files in tmp of this age come from crashed writers, and are removed
 _LACKS = (
@@ -52,7 +56,7 @@ class LocalProvisioner:
         root = self._settings.folder(app)
         check_size(ranks, slots)
         with _usable(root):
-            os.makedirs(root, exist_ok=True)
+            os.makedirs(root, mode=PRIVATE, exist_ok=True)
             self._check(root)
             if not os.path.exists(f"{root}/{_MARK}"):
                 self._mark(root, {"app": app})  # marks the folder as fsd's, but as incomplete
@@ -80,6 +84,20 @@ class LocalProvisioner:
         except (ValueError, KeyError, TypeError):  # an `ensure` was interrupted
             return None
 
+    def audit(self, app: str) -> Sequence[Promise] | None:
+        """The promise that other users of this machine do not read or change the app. `None` if there is no app."""
+        made = self.find(app)
+        if made is None:
+            return None
+        root = made.names["root"]
+        what = os.stat(root)
+        mode = "other users have no access" if not what.st_mode & 0o077 else f"mode {what.st_mode & 0o777:o}"
+        changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.stat(f"{root}/{_MARK}").st_mtime))
+        return [
+            same("folder: no public access", {root: mode}, "other users have no access", f"chmod 700 {shlex.quote(root)}"),
+            told("deployment: last change", changed),
+        ]
+
     @staticmethod
     def _mark(root: str, fields: Mapping[str, object]) -> None:
         """Write the mark in one step: a reader sees the old mark or the new one."""
@@ -89,15 +107,33 @@ class LocalProvisioner:
             os.replace(aside, f"{root}/{_MARK}")
 
     def _resources(self, app: str, root: str, ranks: int, slots: int) -> Resources:
-        settings = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s", "cold"))
+        settings = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s", "cold", RETENTION))
         return Resources(app, ranks, slots, {"root": root} | settings)
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Remove folders that an interrupted destroy left. Returns one line of text for each."""
+        """Remove folders that an interrupted destroy left, and old entries of the audit log. Returns one line of text for each folder."""
+        if (found := self.find(app)) is not None:
+            self._forget_entries(LocalObjects(found.names["root"]))
         left = list(Path(self._settings.folder(app)).parent.glob(f"{app}.destroyed-{12 * '?'}"))
         for folder in left:
             shutil.rmtree(folder)
         return [f"folder {folder}" for folder in left]
+
+    def _forget_entries(self, objects: LocalObjects) -> None:
+        """Remove the entries of the audit log that were written before ``audit_retention_days``."""
+        since = time.time() - 86400.0 * self._settings.audit_retention_days
+        page: str | None = None
+        while True:
+            listed = objects.list(AUDIT, page)
+            old = []
+            for key in listed.keys:
+                with suppress(FileNotFoundError):  # another client removes old entries too
+                    if objects.written(key) < since:
+                        old.append(key)
+            for first in range(0, len(old), objects.limits.delete_keys):
+                objects.delete(old[first : first + objects.limits.delete_keys])
+            if (page := listed.next) is None:
+                return
 
     def destroy(self, app: str) -> Sequence[str]:
         """Remove the app's folder. Returns one line of text for each queue and for the folder; an empty list where no app existed."""

@@ -1,13 +1,14 @@
 """The table ``[local]`` of the configuration file.
 
-=============  ======================  ======================================================================================
-root           $FSD_HOME/local         the folder that holds a folder for each app; FSD_HOME is ~/.fsd where it is not set
-memory_mb      2048                    memory limit of one function (resident set)
-timeout_s      900                     time limit of one function, in seconds
-concurrency    128                     functions at once
-lease_s        2                       seconds until a delivered message that is not acknowledged is delivered again
-cold           false                   true starts an interpreter for each function; false forks one that is started already
-=============  ======================  ======================================================================================
+====================  ======================  ======================================================================================
+root                  $FSD_HOME/local         the folder that holds a folder for each app; FSD_HOME is ~/.fsd where it is not set
+memory_mb             2048                    memory limit of one function (resident set)
+timeout_s             900                     time limit of one function, in seconds
+concurrency           128                     functions at once
+lease_s               2                       seconds until a delivered message that is not acknowledged is delivered again
+audit_retention_days  365                     days after which fsd gc removes an entry of the audit log
+cold                  false                   true starts an interpreter for each function; false forks one that is started already
+====================  ======================  ======================================================================================
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Settings:
     timeout_s: float = key(_TIME, default=900.0)
     concurrency: int = key(integer(1, 10**9), default=128)
     lease_s: float = key(_TIME, default=2.0)
+    audit_retention_days: int = key(integer(1, 36500, "days"), default=365)
     cold: bool = key(boolean(), default=False)
 
     def folder(self, app: str) -> str:

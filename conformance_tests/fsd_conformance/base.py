@@ -100,7 +100,7 @@ class DriverCases(Cases):
         """Assert that the SDK's client itself finds a resource of the app; see `Harness.finds`."""
         found = self.harness.finds(self.kind, driver.native(), resources, what)
         if found is None:
-            pytest.skip("the harness does not know this SDK's client (Harness.finds)")
+            pytest.skip(f"the harness does not know how the SDK's client finds {self.kind}: Harness.finds returned None")
         assert found
 
 

@@ -19,7 +19,11 @@ Kind = Literal["messages", "objects", "functions"]
 
 
 class Harness(ABC):
-    """One provider under test. All groups of cases in a test file that use the same instance share one deployed app."""
+    """One provider under test. All groups of cases in a test file that use the same instance share one deployed app.
+
+    The suite calls `start`, then `provider` and `settings`, then `ensure` of the provisioner; at the end `destroy`, then `stop`. Only
+    `provider` and `settings` have to be written. Each other method and attribute lets the suite test more: without it, a case is skipped.
+    """
 
     name: str
     gaps: Mapping[str, str] = {}  # for each skipped case the reason, with a link
@@ -44,8 +48,10 @@ class Harness(ABC):
         """Stop what `start` started."""
 
     def messages_at(self, url: str) -> MessageDriver | None:
-        """A driver that uses the service at ``url``, which answers 503 to every request; None where the driver cannot be sent to another
-        address.
+        """A driver that uses the service at ``url`` (http://HOST:PORT); None where the driver cannot be sent to another address.
+
+        The service answers 503 to every HTTP request. With any other protocol it closes the connection at the first line, so a driver of
+        such a service takes host and port from ``url``.
         """
         return None
 

@@ -148,13 +148,15 @@ class ProvisionCases(Cases):
             if messages is None and objects is None:
                 pytest.skip("the harness has no driver for a given address (Harness.messages_at, objects_at)")
             if messages is not None:
-                assert _code(messages, lambda: messages.receive(0, 1, 0.0)) in (Code.UNAVAILABLE, Code.THROTTLED)
-                assert len(asked) == 1
+                code = _code(messages, lambda: messages.receive(0, 1, 0.0))
+                assert code in (Code.UNAVAILABLE, Code.THROTTLED), f"classify gives {code} for a service that is not available"
+                assert len(asked) == 1, f"one call of the driver made {len(asked)} requests: switch off the retries of the SDK"
                 messages.close()
             asked.clear()
             if objects is not None:
-                assert _code(objects, lambda: objects.get("key")) in (Code.UNAVAILABLE, Code.THROTTLED)
-                assert len(asked) == 1
+                code = _code(objects, lambda: objects.get("key"))
+                assert code in (Code.UNAVAILABLE, Code.THROTTLED), f"classify gives {code} for a service that is not available"
+                assert len(asked) == 1, f"one call of the driver made {len(asked)} requests: switch off the retries of the SDK"
                 objects.close()
 
     def test_gaps_say_why(self) -> None:
@@ -205,10 +207,22 @@ def _gone(driver: Driver, request: Callable[[], object]) -> None:
 
 @contextmanager
 def _broken() -> Iterator[tuple[str, list[str]]]:
-    """A service that answers every request with 503: its address, and the list of requests."""
+    """A service that answers every HTTP request with 503: its address, and the list of requests.
+
+    It closes a connection on which the first line is not HTTP, for instance that of Redis: such a connection is one request.
+    """
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        raw_requestline: bytes  # the first line of a request
+
+        def parse_request(self) -> bool:
+            if re.search(rb" HTTP/[0-9.]+\r?\n$", self.raw_requestline):
+                return super().parse_request()
+            asked.append(repr(self.raw_requestline[:80]))
+            self.close_connection = True
+            return False
+
         def _answer(self) -> None:
             asked.append(f"{self.command} {self.path}")
             self.rfile.read(int(self.headers.get("Content-Length") or 0))

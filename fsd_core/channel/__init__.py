@@ -1,6 +1,7 @@
 """The exchange of activations between the ranks of a run, over the drivers of any provider."""
 
 from fsd_core.channel.channel import Aborted, Channel, ChannelConfig, RankIdentity, StallLimit, Superseded, describe, explain
+from fsd_core.channel.frames import new_key
 from fsd_core.channel.hybrid import HybridChannel
 from fsd_core.channel.kept import kept_budget
 from fsd_core.channel.news import INCARNATIONS, News, NewsList
@@ -23,4 +24,5 @@ __all__ = [
     "describe",
     "explain",
     "kept_budget",
+    "new_key",
 ]

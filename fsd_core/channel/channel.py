@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import attrs
+from attrs.validators import max_len, min_len
 
+from fsd_core.channel.frames import KEY_BYTES
 from fsd_core.channel.kept import Kept, Sent
 from fsd_core.channel.mailbox import Mailbox
 from fsd_core.channel.news import News
@@ -55,7 +57,7 @@ class RankIdentity:
     """One member of a run: its ``rank`` (-1 is the client) and the data of the run that every member has.
 
     ``run`` is the run's id, ``epoch`` the number of the slot's lease, ``workers`` the number of ranks, and ``deadline`` the run's end
-    in seconds since 1970. ``incarnation`` counts the functions of the rank, from 0.
+    in seconds since 1970. ``incarnation`` counts the functions of the rank, from 0. ``key`` is the run's frame key, a secret.
     """
 
     run: str
@@ -64,6 +66,9 @@ class RankIdentity:
     workers: int
     deadline: float
     incarnation: int = 0
+    key: bytes = attrs.field(
+        repr=False, kw_only=True, validator=[min_len(KEY_BYTES), max_len(KEY_BYTES)]
+    )  # a tag without a key protects nothing
 
 
 @attrs.frozen
@@ -73,11 +78,13 @@ class ChannelConfig:
     ``expected`` maps each step to the ranks that send a payload to this rank. ``retry`` repeats failed requests. ``pool`` runs the
     requests that send and fetch payloads. With ``eager``, the channel makes more requests to deliver payloads sooner. ``start_s`` is
     the time in seconds that the ranks may take to start. ``slack_s`` is added to the shortest stall limit: the seconds that services may be
-    slower than expected.
+    slower than expected. ``newest_epoch`` asks the object store for the epoch of the slot's last lease, because anybody may write a
+    message that names a newer epoch.
 
     For recovery: the channel keeps up to ``kept_bytes`` bytes of what it sends through queues. ``look`` reads the news of the run; a
-    channel that looks into the object store anyway calls it. ``ask`` asks ranks again for what they sent from a step on; a channel calls
-    it, with the step and the ranks, while a step waits. It is `None` if nothing can have been lost.
+    channel that looks into the object store anyway calls it. ``ask`` asks ranks again for what they sent from a step on; a channel of a new
+    incarnation, or one that dropped something that it could not read, calls it with the step and the ranks while a step waits. It is `None`
+    in a run without recovery.
     """
 
     me: RankIdentity
@@ -87,6 +94,7 @@ class ChannelConfig:
     eager: bool = False
     start_s: float = START_S
     slack_s: float = 0.0
+    newest_epoch: Callable[[], int] = lambda: 0
     kept_bytes: int = 0
     look: Callable[[], object] = lambda: None
     ask: Callable[[int, Sequence[int]], None] | None = None
@@ -190,6 +198,8 @@ class Channel(abc.ABC):
         self.kept = Kept(config.kept_bytes)
         self.incarnations: dict[int, int] = {}  # by rank: its newest incarnation; without an entry 0
         self._ask_again = config.ask
+        self.unread = False  # this rank has dropped a message that it could not read, which may have been one for it
+        self._warned = False
         self._lacked: dict[int, int] = {}  # by target: it has all payloads of this rank before this step
         self._heeded: set[str] = set()  # the nonces of the news that this rank has acted on
         self._heed_lock = threading.Lock()
@@ -233,7 +243,7 @@ class Channel(abc.ABC):
             waited = time.monotonic() - heard_at
             if waited > stalls * self.stall_limit.seconds or time.time() > self.me.deadline:
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
-            if self._ask_again is not None and waited > ask_s:
+            if self._ask_again is not None and (self.me.incarnation or self.unread) and waited > ask_s:
                 ask_s = waited + ask_s
                 self._ask_again(step, missing)
         yield from self._drain(step)
@@ -251,10 +261,20 @@ class Channel(abc.ABC):
         who = ", ".join(f"rank {r} ({f'last heard in step {heard[r]}' if r in heard else 'never heard of'})" for r in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         limit = "past the run's deadline" if time.time() > self.me.deadline else "longer than the stall limit"
-        strays = self.meter.snapshot()["strays_dropped"]
+        counts = self.meter.snapshot()
+        strays, dropped = counts["strays_dropped"], counts["frames_dropped"]
         note = f"; dropped {strays} messages that were unreadable or of other runs" if strays else ""
+        note += f"; dropped {dropped} frames that were damaged or forged" if dropped else ""
         away = f"; {silent[0]} unreachable for {silent[1]:.0f} s" if (silent := self.retry.unreachable()) else ""
         return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}{away}"
+
+    def dropped(self, why: str) -> None:
+        """Count what this rank drops because its tag is wrong. The first time, a line in the log says ``why``."""
+        self.meter.add("frames_dropped")
+        self.unread = True
+        if not self._warned:
+            self._warned = True
+            log.warning("drops what is damaged or forged, from now on without a line: %s", why)
 
     # Recovery
 
@@ -280,10 +300,13 @@ class Channel(abc.ABC):
             self.stall_limit.restart()
         if news.kind == "hello":
             log.info("incarnation %d of rank %d lacks everything from step %d on", news.incarnation, rank, news.step)
-            self.send_again(rank, news.step)
+            self.send_again(rank, news.step, needed=news.incarnation > 0)
 
-    def send_again(self, target: int, step: int) -> None:  # noqa: B027  with an object store, what was sent is still there
-        """Send ``target`` again what was sent to it from ``step`` on. Raises `RunFailed` if it is not kept any more."""
+    def send_again(self, target: int, step: int, *, needed: bool) -> None:  # noqa: B027  with an object store, what was sent is still there
+        """Send ``target`` again what was sent to it from ``step`` on.
+
+        If it is not kept any more: raises `RunFailed` if it is ``needed``, else sends nothing.
+        """
 
     def say(self, news: News, ranks: Iterable[int]) -> None:  # noqa: B027  with an object store, the ranks read the list
         """Start to send copies of ``news`` to ``ranks``."""

@@ -1,39 +1,64 @@
 """Frames: the messages that ranks send each other. A payload is one frame, or several pieces if it is larger than a message.
 
 Layout, little-endian: magic (4 bytes), version (1), kind (1), incarnation of the source (1) and of the target (1), run (8), epoch (4),
-step (4), source (4), number of the piece (4), number of pieces (4), length of the body (4), CRC-32 of the body (4), CRC-32 of all bytes
-before it (4); then the body. The header identifies a piece completely. So a receiver can take frames in any order and recognises copies,
-even if the queue service keeps no order.
+step (4), source (4), number of the piece (2), number of pieces (2), tag (16); then the body. The header identifies a piece completely. So a
+receiver can take frames in any order and recognises copies, even if the queue service keeps no order.
+
+The tag is BLAKE2b over the target's rank, the header and the body, with the run's frame key. Only the client and the workers of the run
+have it, because only they may read the object store. So a frame with the right tag comes from this run, is for this rank, and is whole. A
+frame declares no size: `unpack` takes memory by the size of the message alone, and none for a frame with a wrong tag.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
+import hmac
+import os
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import TypeVar
 
 import attrs
 
-__all__ = ["HEADER_BYTES", "Frame", "FrameError", "Kind", "Stray", "pack", "split", "unpack"]
+from fsd_core.driver import Code
+from fsd_core.errors import RunFailed
 
-_HEADER = struct.Struct("<4sBBBBQIIiIIII")
-_CRC = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + _CRC.size
+__all__ = [
+    "HEADER_BYTES",
+    "KEY_BYTES",
+    "TAG_BYTES",
+    "Frame",
+    "Kind",
+    "Stray",
+    "Unverified",
+    "fill",
+    "new_key",
+    "pack",
+    "split",
+    "tag",
+    "unpack",
+]
+
+KEY_BYTES = 32
+TAG_BYTES = 16
+_HEADER = struct.Struct("<4sBBBBQIIiHH")
+HEADER_BYTES = _HEADER.size + TAG_BYTES
+_TARGET = struct.Struct("<i")
 _MAGIC = b"FSDf"
-_VERSION = 2
-_MAX_PIECES = 1 << 20
+_VERSION = 3
+_MOST_PIECES = (1 << 16) - 1
+_FRAME = b"fsd frame"  # what a tag is for: no tag of an object is right for a frame
 
 T = TypeVar("T")
 
 
 class Stray(ValueError):
-    """The bytes are not a frame of this version, or the frame's header is damaged. The run that sent them is therefore unknown."""
+    """The bytes are not a frame of this version."""
 
 
-class FrameError(ValueError):
-    """The bytes are a frame with an intact header and a damaged body. ``run`` and ``epoch`` come from the header."""
+class Unverified(ValueError):
+    """The bytes look like a frame with a wrong tag. ``run`` and ``epoch`` are those of the header, which anybody may have written."""
 
     def __init__(self, message: str, run: str, epoch: int) -> None:
         super().__init__(message)
@@ -70,8 +95,24 @@ class Frame:
     target_incarnation: int = 0
 
 
-def pack(frame: Frame) -> bytes:
-    """Encode a frame as bytes."""
+def new_key() -> bytes:
+    """A new random frame key of a run."""
+    return os.urandom(KEY_BYTES)
+
+
+def tag(key: bytes, what: bytes, *parts: bytes | memoryview) -> bytes:
+    """The tag of ``parts`` with a run's frame ``key``.
+
+    ``what``: the kind of these parts, at most 16 bytes. Equal parts of two kinds have different tags.
+    """
+    state = hashlib.blake2b(key=key, digest_size=TAG_BYTES, person=what)
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def pack(frame: Frame, target: int, key: bytes) -> bytes:
+    """Encode a frame for rank ``target`` as bytes. ``key``: the run's frame key."""
     header = _HEADER.pack(
         _MAGIC,
         _VERSION,
@@ -84,36 +125,38 @@ def pack(frame: Frame) -> bytes:
         frame.source,
         frame.sequence,
         frame.of,
-        len(frame.body),
-        zlib.crc32(frame.body),
     )
-    return b"".join((header, _CRC.pack(zlib.crc32(header)), frame.body))
+    return b"".join((header, tag(key, _FRAME, _TARGET.pack(target), header, frame.body), frame.body))
 
 
-def unpack(data: bytes) -> Frame:
-    """Decode a frame. Raises `Stray` if ``data`` is not a frame, and `FrameError` if the frame's body is damaged."""
+def unpack(data: bytes, target: int, key: bytes) -> Frame:
+    """Decode a frame for rank ``target``.
+
+    Raises `Stray` if ``data`` is not a frame, and `Unverified` if its tag is not the one of these bytes for this rank under ``key``.
+    """
     if data[:4] != _MAGIC or len(data) < HEADER_BYTES:
         raise Stray(f"{len(data)} bytes that are not a frame: expected at least {HEADER_BYTES} that begin with {_MAGIC!r}")
-    header = data[: _HEADER.size]
-    if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(header):
-        raise Stray("a frame with a damaged header (its checksum differs)")
-    _, version, kind, ours, theirs, run, epoch, step, source, sequence, of, length, crc = _HEADER.unpack(header)
+    _, version, kind, ours, theirs, run, epoch, step, source, sequence, of = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise Stray(f"a frame of version {version}: expected {_VERSION}")
-    where = f"step {step}, piece {sequence + 1} of {of} from rank {source}"
-    body = data[HEADER_BYTES:]
-    if len(body) != length:
-        raise FrameError(f"a damaged frame ({where}): its body has {len(body)} bytes, expected {length}", f"{run:016x}", epoch)
-    if zlib.crc32(body) != crc:
-        raise FrameError(f"a damaged frame ({where}): the checksum of its body differs", f"{run:016x}", epoch)
-    if kind not in Kind._value2member_map_ or not sequence < of <= _MAX_PIECES:
-        raise Stray(f"a frame of an unknown kind or with a wrong number of pieces ({where}, kind {kind})")
-    return Frame(Kind(kind), f"{run:016x}", epoch, step, source, sequence, of, body, ours, theirs)
+    view = memoryview(data)
+    found, expected = view[_HEADER.size : HEADER_BYTES], tag(key, _FRAME, _TARGET.pack(target), view[: _HEADER.size], view[HEADER_BYTES:])
+    if not hmac.compare_digest(found, expected):
+        where = f"step {step}, piece {sequence + 1} of {of} from rank {source}, {len(data)} bytes"
+        raise Unverified(f"a frame with a wrong tag (its header says {where})", f"{run:016x}", epoch)
+    return Frame(Kind(kind), f"{run:016x}", epoch, step, source, sequence, of, data[HEADER_BYTES:], ours, theirs)
 
 
 def split(payload: bytes, size: int) -> list[bytes]:
-    """Cut ``payload`` into pieces of at most ``size`` bytes. An empty payload gives one empty piece."""
-    return [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
+    """Cut ``payload`` into pieces of at most ``size`` bytes. An empty payload gives one empty piece.
+
+    Raises `RunFailed` (`Code.TOO_LARGE`) if there are more pieces than a frame can count.
+    """
+    pieces = [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
+    if len(pieces) > _MOST_PIECES:
+        reason = f"a payload of {len(payload)} bytes takes {len(pieces)} messages: expected at most {_MOST_PIECES}; use --channel object"
+        raise RunFailed(Code.TOO_LARGE, reason)
+    return pieces
 
 
 def fill(sizes: Sequence[int], count: int, total: int) -> list[list[int]]:

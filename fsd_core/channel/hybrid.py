@@ -6,13 +6,12 @@ The sender puts large payloads into an object and sends each target a notice of 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable
 
 from fsd_core.channel.channel import ChannelConfig
-from fsd_core.channel.frames import Frame, Kind
+from fsd_core.channel.frames import TAG_BYTES, Frame, Kind
 from fsd_core.channel.kept import Sent
-from fsd_core.channel.objects import bundle, fetch
+from fsd_core.channel.objects import bundle, fetch, payload_tag, repeated
 from fsd_core.channel.queue import QueueChannel
 from fsd_core.driver import Code, Message, MessageDriver
 from fsd_core.errors import RunFailed
@@ -21,7 +20,7 @@ from fsd_core.storage.store import Store
 
 __all__ = ["NOTICE_BYTES", "HybridChannel"]
 
-_NOTICE = struct.Struct("<QQI")  # offset, length, CRC-32
+_NOTICE = struct.Struct(f"<QQ{TAG_BYTES}s")  # offset, length, tag of the payload
 NOTICE_BYTES = _NOTICE.size
 
 
@@ -55,7 +54,7 @@ class HybridChannel(QueueChannel):
         offset = len(body) - sum(len(payload) for _, payload in payloads)
         notices: list[Message] = []
         for target, payload in payloads:
-            notice = _NOTICE.pack(offset, len(payload), zlib.crc32(payload))
+            notice = _NOTICE.pack(offset, len(payload), payload_tag(self.me, payload))
             notices += self.outgoing(Sent(target, step, Kind.NOTICE, notice))
             offset += len(payload)
         if not self.eager:
@@ -77,7 +76,7 @@ class HybridChannel(QueueChannel):
             if len(notice) != _NOTICE.size:
                 why = f"the notice of {what} is damaged: it has {len(notice)} bytes, expected {_NOTICE.size}"
                 raise RunFailed(Code.INVALID, why, rank=self.me.rank)
-            payload = fetch(self.store, self.keys.exchange(step, source), b"", _NOTICE.unpack(notice), what)
-            self.mailbox.deliver(step, source, payload)
+            where, key = _NOTICE.unpack(notice), self.keys.exchange(step, source)
+            self.mailbox.deliver(step, source, repeated(self, lambda: fetch(self.store, key, b"", where, self.me, what)))
         except Exception as error:  # of any class: otherwise the main thread would wait for this thread
             self.receiving_failed(error)

@@ -1,8 +1,9 @@
 """The exchange over an object store: a rank puts all payloads of a step into one object, a bundle, under a key that its peers know.
 
-A bundle starts with a directory of targets, lengths and CRC-32s. A receiver requests the first `HEAD_BYTES` of each source's bundle, and
-repeats the request until the bundle exists. The answer contains the directory and, if the bundle is small, the payload. So a step costs a
-rank one put and, for each source, one get that succeeds plus the gets made before the bundle existed. No rank lists keys.
+A bundle starts with a directory of targets, lengths and tags; the directory has a tag too. The tags use the run's frame key, as those of
+frames do. A receiver requests the first `HEAD_BYTES` of each source's bundle, and repeats the request until the bundle exists. The answer
+contains the directory and, if the bundle is small, the payload. So a step costs a rank one put and, for each source, one get that succeeds
+plus the gets made before the bundle existed. No rank lists keys.
 """
 
 from __future__ import annotations
@@ -12,44 +13,69 @@ import logging
 import struct
 import threading
 import time
-import zlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from hmac import compare_digest
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fsd_core.channel.channel import MIN_LIMIT_S, Channel, ChannelConfig, RankIdentity, StallLimit, explain
+from fsd_core.channel.frames import TAG_BYTES, tag
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 
-__all__ = ["HEAD_BYTES", "ObjectChannel", "bundle", "bundle_bytes", "entry", "first_get_s", "next_get_s"]
+__all__ = [
+    "HEAD_BYTES",
+    "DamagedBundle",
+    "ObjectChannel",
+    "bundle",
+    "bundle_bytes",
+    "entry",
+    "fetch",
+    "first_get_s",
+    "next_get_s",
+    "payload_tag",
+    "repeated",
+]
 
 log = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024
 _HEADER = struct.Struct("<4sIQIIII")  # magic, version, run, epoch, step, source, entries
-_ENTRY = struct.Struct("<IIQI")  # target, CRC-32, length, 0; offsets follow from the lengths
-_CRC = struct.Struct("<I")
+_ENTRY = struct.Struct(f"<IQ{TAG_BYTES}s")  # target, length, tag of the payload; offsets follow from the lengths
 _MAGIC = b"FSDo"
-_VERSION = 1
+_VERSION = 2
+_DIRECTORY, _PAYLOAD = b"fsd directory", b"fsd payload"  # what a tag is for
+READS = 3  # of an object that is damaged: the damage may be in the answer only
+
+T = TypeVar("T")
 _ABORT_CHECK_S = 1.0
 _MAX_WAIT_S = 0.5  # between two gets of the same bundle
 _MAX_DELAY_S = 0.1  # of the first get; with longer delays, one late rank would slow down all others for many steps
 
 
+class DamagedBundle(RunFailed):
+    """A bundle, or a payload in it, is not what its tag says. Another read may return other bytes."""
+
+
+def payload_tag(me: RankIdentity, payload: bytes) -> bytes:
+    """The tag of a payload in a bundle of the run of ``me``."""
+    return tag(me.key, _PAYLOAD, payload)
+
+
 def bundle(me: RankIdentity, step: int, payloads: Sequence[tuple[int, bytes]]) -> bytes:
     """Encode ``payloads``, pairs of (target rank, payload), as the bundle that rank ``me`` puts in ``step``."""
-    entries = [_ENTRY.pack(target, zlib.crc32(payload), len(payload), 0) for target, payload in payloads]
+    entries = [_ENTRY.pack(target, len(payload), payload_tag(me, payload)) for target, payload in payloads]
     head = b"".join((_HEADER.pack(_MAGIC, _VERSION, int(me.run, 16), me.epoch, step, me.rank, len(payloads)), *entries))
-    return b"".join((head, _CRC.pack(zlib.crc32(head)), *(payload for _, payload in payloads)))
+    return b"".join((head, tag(me.key, _DIRECTORY, head), *(payload for _, payload in payloads)))
 
 
 def bundle_bytes(payloads: Sequence[int]) -> int:
     """The size of a bundle of payloads of these sizes, in bytes."""
-    return _HEADER.size + len(payloads) * _ENTRY.size + _CRC.size + sum(payloads)
+    return _HEADER.size + len(payloads) * _ENTRY.size + TAG_BYTES + sum(payloads)
 
 
 def first_get_s(took_s: Any, eager: bool) -> Any:
@@ -65,50 +91,63 @@ def next_get_s(since_s: Any, eager: bool, poll_s: float) -> Any:
     return np.minimum(_MAX_WAIT_S, np.maximum(poll_s, (0.2 if eager else 0.5) * since_s))
 
 
-def entry(head: bytes, run: str, step: int, source: int, target: int) -> tuple[int, int, int]:
-    """Find the payload for ``target`` in the directory of a bundle: its (offset, length, CRC-32), in bytes from the bundle's start.
+def entry(head: bytes, me: RankIdentity, step: int, source: int) -> tuple[int, int, bytes]:
+    """Find the payload for rank ``me`` in the directory of a bundle: its (offset, length, tag), in bytes from the bundle's start.
 
-    ``head`` is the first bytes of the bundle. Raises `RunFailed` (`Code.INVALID`) if the directory is damaged, belongs to another run,
-    step or source, or has no entry for ``target``.
+    ``head`` is the first bytes of the bundle. Raises `DamagedBundle` (`Code.INVALID`) if the directory is damaged, belongs to another run,
+    step or source, or has no entry for this rank.
     """
 
-    def damaged(why: str) -> RunFailed:
-        return RunFailed(Code.INVALID, f"the object that rank {source} sent in step {step} is damaged: {why}", rank=target)
+    def damaged(why: str) -> DamagedBundle:
+        return DamagedBundle(Code.INVALID, f"the object that rank {source} sent in step {step} is damaged: {why}", rank=me.rank)
 
     if len(head) < _HEADER.size or head[:4] != _MAGIC:
         raise damaged(f"it begins with {head[:4]!r}, expected {_MAGIC!r} and a header of {_HEADER.size} bytes")
     _, version, has_run, _, has_step, has_source, entries = _HEADER.unpack_from(head)
     end = _HEADER.size + entries * _ENTRY.size
-    if len(head) < end + _CRC.size:
+    if len(head) < end + TAG_BYTES:
         raise damaged(f"its directory of {entries} entries does not fit its first {len(head)} bytes")
-    if zlib.crc32(head[:end]) != _CRC.unpack_from(head, end)[0]:
-        raise damaged("the checksum of its directory is wrong")
-    if (version, has_run, has_step, has_source) != (_VERSION, int(run, 16), step, source):
+    if not compare_digest(tag(me.key, _DIRECTORY, head[:end]), head[end : end + TAG_BYTES]):
+        raise damaged("the tag of its directory is wrong")
+    if (version, has_run, has_step, has_source) != (_VERSION, int(me.run, 16), step, source):
         found = f"version {version}, run {has_run:016x}, step {has_step}, rank {has_source}"
-        raise damaged(f"its header has {found}, expected version {_VERSION}, run {run}, step {step}, rank {source}")
-    offset = end + _CRC.size
-    for owner, crc, length, _ in _ENTRY.iter_unpack(head[_HEADER.size : end]):
-        if owner == target:
-            return offset, length, crc
+        raise damaged(f"its header has {found}, expected version {_VERSION}, run {me.run}, step {step}, rank {source}")
+    offset = end + TAG_BYTES
+    for owner, length, its_tag in _ENTRY.iter_unpack(head[_HEADER.size : end]):
+        if owner == me.rank:
+            return offset, length, its_tag
         offset += length
-    raise damaged(f"its directory has no entry for rank {target}")
+    raise damaged(f"its directory has no entry for rank {me.rank}")
 
 
-def fetch(store: Store, key: str, head: bytes, where: tuple[int, int, int], what: str) -> bytes:
-    """Read one payload from the bundle at ``key``. ``where`` is the payload's (offset, length, CRC-32), ``head`` the bundle's first bytes.
+def fetch(store: Store, key: str, head: bytes, where: tuple[int, int, bytes], me: RankIdentity, what: str) -> bytes:
+    """Read one payload from the bundle at ``key``. ``where`` is the payload's (offset, length, tag), ``head`` the bundle's first bytes.
 
-    Makes a request only if ``head`` does not contain the complete payload. Raises `RunFailed` (`Code.INVALID`) if the payload is damaged;
-    the error line calls it ``what``.
+    Makes a request only if ``head`` does not contain the complete payload. Raises `DamagedBundle` (`Code.INVALID`) if the payload is
+    damaged; the error line calls it ``what``.
     """
-    offset, length, crc = where
+    offset, length, its_tag = where
     found = head[offset : offset + length]
     if len(found) < length:
         found += store.get(key, offset + len(found), offset + length)
     if len(found) != length:
-        raise RunFailed(Code.INVALID, f"{what} is damaged: it has {len(found)} bytes, expected {length}")
-    if zlib.crc32(found) != crc:
-        raise RunFailed(Code.INVALID, f"{what} is damaged: its checksum is {zlib.crc32(found):08x}, expected {crc:08x}")
+        raise DamagedBundle(Code.INVALID, f"{what} is damaged: it has {len(found)} bytes, expected {length}", rank=me.rank)
+    if not compare_digest(payload_tag(me, found), its_tag):
+        raise DamagedBundle(Code.INVALID, f"{what} is damaged: its tag is wrong", rank=me.rank)
     return found
+
+
+def repeated(channel: Channel, read: Callable[[], T]) -> T:
+    """What ``read`` returns. Calls it up to `READS` times while it raises `DamagedBundle`."""
+    attempt = 0
+    while True:
+        try:
+            return read()
+        except DamagedBundle as error:
+            channel.dropped(error.message)
+            attempt += 1
+            if attempt == READS or not channel.retry.pause(attempt):
+                raise
 
 
 class ObjectChannel(Channel):
@@ -171,14 +210,12 @@ class ObjectChannel(Channel):
 
     def _ask(self, since: float, step: int, source: int) -> None:
         """Request the bundle of a source once. If it does not exist yet, schedule the next get. ``since`` is the time of `prepare`."""
-        key = self.keys.exchange(step, source)
         try:
-            head = self.store.find(key, 0, HEAD_BYTES)
-            if head is not None:
+            payload = repeated(self, lambda: self._payload(step, source))
+            if payload is not None:
                 self._took[source] = time.monotonic() - since
-                log.debug("received the payloads of rank %d in step %d after %.3f s", source, step, self._took[source])
-                where = entry(head, self.me.run, step, source, self.me.rank)
-                self.mailbox.deliver(step, source, fetch(self.store, key, head, where, f"the payload of rank {source} in step {step}"))
+                log.debug("received the payload of rank %d in step %d after %.3f s", source, step, self._took[source])
+                self.mailbox.deliver(step, source, payload)
                 return
             self._look_for_abort()
         except Exception as error:  # of any class: otherwise the main thread would wait for this thread
@@ -189,6 +226,15 @@ class ObjectChannel(Channel):
         with self._wake:
             heapq.heappush(self._due, (now + wait, since, step, source))
             self._wake.notify()
+
+    def _payload(self, step: int, source: int) -> bytes | None:
+        """The payload of a source; `None` if its bundle does not exist yet."""
+        key = self.keys.exchange(step, source)
+        head = self.store.find(key, 0, HEAD_BYTES)
+        if head is None:
+            return None
+        where = entry(head, self.me, step, source)
+        return fetch(self.store, key, head, where, self.me, f"the payload of rank {source} in step {step}")
 
     def _look_for_abort(self) -> None:
         """Look whether the run failed and for its news, in turns. All threads together make one such request per second."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
 
 from fsd_core.channel.frames import HEADER_BYTES, fill
 from fsd_core.driver import MessageLimits
@@ -16,6 +19,7 @@ __all__ = [
     "batched",
     "body_bytes",
     "copies",
+    "linger_s",
     "open_receiver",
     "open_receives",
     "piece_bytes",
@@ -23,6 +27,8 @@ __all__ = [
 ]
 
 COPY_BYTES = 64 << 10  # the transfer of a larger batch takes longer than a second copy gains
+LINGER_SHARE = 0.35
+MAX_LINGER_S = 0.05
 RECEIVES = 6
 RECEIVE_MESSAGES = 10  # the largest number of messages that each of several receives returns
 
@@ -71,6 +77,11 @@ def ack_messages(limits: MessageLimits) -> int:
 def copies(size: int, limits: MessageLimits) -> int:
     """How often an eager channel sends a batch whose bodies have so many bytes together."""
     return 2 if size <= COPY_BYTES and limits.side_by_side else 1
+
+
+def linger_s(waited_s: Any) -> Any:
+    """The pause between two receives of a step, in seconds, if the last step waited for so long: a number or an array of numbers."""
+    return np.minimum(MAX_LINGER_S, LINGER_SHARE * waited_s)
 
 
 def open_receives(limits: MessageLimits, eager: bool) -> int:

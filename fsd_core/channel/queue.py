@@ -8,42 +8,33 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
-from typing import Any
-
-import numpy as np
+from functools import cache, partial
 
 from fsd_core.channel.channel import POLL_S, Begun, Channel, ChannelConfig, Sending, StallLimit, Superseded, describe, explain
-from fsd_core.channel.frames import Frame, FrameError, Kind, Stray, pack, split, unpack
+from fsd_core.channel.frames import Frame, Kind, Stray, Unverified, pack, split, unpack
 from fsd_core.channel.kept import Sent
 from fsd_core.channel.mailbox import Duplicate, Inconsistent, Unexpected
 from fsd_core.channel.news import News
-from fsd_core.channel.packing import RECEIVE_MESSAGES, ack_messages, batched, copies, open_receiver, open_receives, piece_bytes
+from fsd_core.channel.packing import RECEIVE_MESSAGES, ack_messages, batched, copies, linger_s, open_receiver, open_receives, piece_bytes
 from fsd_core.common.crew import each
 from fsd_core.driver import Code, Delivery, Message, MessageDriver, Rejected
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.storage.retry import Retry
 from fsd_core.wrappers.around import Begins
 
-__all__ = ["QueueChannel", "linger_s"]
+__all__ = ["QueueChannel"]
 
 log = logging.getLogger(__name__)
 
 ABORT_THREADS = 32  # some services take half a second to reach a queue for the first time
-LINGER_SHARE = 0.35
-MAX_LINGER_S = 0.05
 COPIES = 32  # threads that send second copies: so none waits for another, and no first one waits for a second one
 NEXT_WAIT_S = 2.0  # of every receive but the first: so long it may stay open after a failed run
 LAST_STEP = 2**31 - 1
+LEFT_MESSAGES = 16  # with a wrong tag, that a rank does not acknowledge when they come for the first time
 LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
-
-
-def linger_s(waited_s: Any) -> Any:
-    """The pause between two receives of a step, in seconds, if the last step waited for so long: a number or an array of numbers."""
-    return np.minimum(MAX_LINGER_S, LINGER_SHARE * waited_s)
 
 
 class QueueChannel(Channel):
@@ -59,9 +50,9 @@ class QueueChannel(Channel):
       returns, and none is open when the last payload has arrived: it would take a message of the next run on these queues.
 
     Otherwise the channel saves requests: it collects the messages of a step to fill batches, receives only while a step waits, and pauses
-    between two receives of a step. The pause is `LINGER_SHARE` of the time that the last step waited, at most `MAX_LINGER_S`, so that each
-    receive returns more messages. Some services push messages to a client that has not requested them
-    (`MessageLimits.outstanding_messages`). There one thread receives all the time, because the leases of pushed messages already run.
+    between two receives of a step (`linger_s`), so that each receive returns more messages. Some services push messages to a client that
+    has not requested them (`MessageLimits.outstanding_messages`). There one thread receives all the time, because the leases of pushed
+    messages already run.
 
     The channel acknowledges messages when their tokens fill a batch, when half of the oldest message's lease is over, or when half of the
     messages or bytes that the service allows without acknowledgement are reached. The mailbox drops messages that arrive twice.
@@ -86,6 +77,8 @@ class QueueChannel(Channel):
         # Not yet acknowledged, oldest first: monotonic time of delivery, token, bytes of the body.
         self._tokens: list[tuple[float, object, int]] = []
         self._acking: list[Future[None]] = []
+        self._left: set[int] = set()  # hashes of messages that were not acknowledged, because their tag is wrong
+        self._newest_epoch = config.newest_epoch
         self._tokens_lock = threading.RLock()
         self._closed = threading.Event()
         self._step: int | None = None
@@ -123,12 +116,15 @@ class QueueChannel(Channel):
     def message(self, target: int, kind: Kind, step: int, sequence: int, of: int, body: bytes) -> Message:
         """The message for rank ``target`` that carries a `Frame` with these fields."""
         me, theirs = self.me, self.incarnations.get(target, 0)
-        data = pack(Frame(kind, me.run, me.epoch, step, me.rank, sequence, of, body, me.incarnation, theirs))
+        data = pack(Frame(kind, me.run, me.epoch, step, me.rank, sequence, of, body, me.incarnation, theirs), target, me.key)
         return Message(target, base64.b64encode(data) if self._text else data)
 
-    def send_again(self, target: int, step: int) -> None:
+    def send_again(self, target: int, step: int, *, needed: bool) -> None:
         """See `Channel.send_again`."""
         kept = self.kept.of(target, step)
+        if kept is None and not needed:
+            log.warning("rank %d asks for what this rank sent to it, and this rank no longer holds it", target)
+            return
         if kept is None:
             reason = f"rank {target} was lost, and this rank no longer holds what it sent to it: the budget is exceeded"
             raise RunFailed(Code.UNAVAILABLE, reason, rank=self.me.rank)
@@ -265,8 +261,9 @@ class QueueChannel(Channel):
             receive = partial(self.driver.receive, self.me.rank, self._receive_messages, wait)
             deliveries = self.retry.call(self.driver, "receive", receive)
             log.debug("received %d messages while step %s waits", len(deliveries), self._step)
+            newest_epoch = cache(self._newest_epoch)  # one request for all of them: each was sent before it
             for delivery in deliveries:
-                self._take(delivery)
+                self._take(delivery, newest_epoch)
         finally:
             with self._turn:
                 self._receiving -= 1
@@ -278,39 +275,52 @@ class QueueChannel(Channel):
         self._asked = time.monotonic()
         self._wanted.set()
 
-    def _take(self, delivery: Delivery) -> None:
-        """Put a delivery into the mailbox and its token into the list of tokens to acknowledge."""
+    def _take(self, delivery: Delivery, newest_epoch: Callable[[], int]) -> None:
+        """Put a delivery into the mailbox and its token into the list of tokens to acknowledge. ``newest_epoch``: see `ChannelConfig`."""
         try:
-            frame = unpack(base64.b64decode(delivery.body, validate=True) if self._text else delivery.body)
+            data = base64.b64decode(delivery.body, validate=True) if self._text else delivery.body
+            frame = unpack(data, self.me.rank, self.me.key)
         except (Stray, binascii.Error):
+            self.unread = True
             self.meter.add("strays_dropped")
             self._remember(delivery)
             return
-        except FrameError as error:
-            self._remember(delivery)  # acknowledged, so that later runs on this slot do not receive it
-            if (error.run, error.epoch) == (self.me.run, self.me.epoch):
-                raise RunFailed(Code.INVALID, str(error), rank=self.me.rank) from error
-            self.meter.add("strays_dropped")
+        except Unverified as error:
+            self._drop(delivery, error, newest_epoch)
             return
-        if frame.epoch > self.me.epoch:
-            raise RunFailed(
-                Code.PRECONDITION,
-                f"lease lost: another run holds the slot at epoch {frame.epoch}, expected epoch {self.me.epoch}, that of this run",
-                rank=self.me.rank,
-            )
-        ours = frame.epoch == self.me.epoch and frame.run == self.me.run
-        if ours and frame.target_incarnation > self.me.incarnation:  # it is left to that one
+        if frame.target_incarnation > self.me.incarnation:  # it is left to that one
             raise Superseded(Code.PRECONDITION, f"incarnation {frame.target_incarnation} of this rank has its place", rank=self.me.rank)
         self._remember(delivery)
-        if not ours:
-            self.meter.add("strays_dropped")
-        elif frame.kind is Kind.ABORT:
+        if frame.kind is Kind.ABORT:
             log.debug("received the abort of rank %d", frame.source)
             self.mailbox.fail(explain(frame.body))
         elif frame.kind is Kind.NEWS:
             self._hear(News.unpack(frame.body))
         else:
             self._take_frame(frame)
+
+    def _drop(self, delivery: Delivery, error: Unverified, newest_epoch: Callable[[], int]) -> None:
+        """Drop a frame of an earlier run, or one that is damaged or forged. Raises `RunFailed` if it shows that another run has the slot.
+
+        A frame of this run that this rank read wrongly may be whole when it comes again. So the first `LEFT_MESSAGES` are not acknowledged,
+        until the same bytes come a second time.
+        """
+        me = self.me
+        if error.epoch > me.epoch and (newest := newest_epoch()) > me.epoch:  # the message is left to that run
+            why = f"lease lost: another run holds the slot at epoch {newest}, expected epoch {me.epoch}, that of this run"
+            raise RunFailed(Code.PRECONDITION, why, rank=me.rank)
+        if error.epoch < me.epoch and error.run != me.run:  # no run has two epochs, and no epoch two runs: any other is damaged or forged
+            self.meter.add("strays_dropped")
+            self._remember(delivery)
+            return
+        body = hash(delivery.body)
+        again = body in self._left
+        if not again:
+            self.dropped(str(error))
+        if again or len(self._left) >= LEFT_MESSAGES:
+            self._remember(delivery)
+        else:
+            self._left.add(body)
 
     def _hear(self, news: News) -> None:
         """Act on news, and answer a hello: a source that begins anew need not send what is here."""
@@ -361,6 +371,7 @@ class QueueChannel(Channel):
                 batch, self._tokens = [token for _, token, _ in self._tokens[:size]], self._tokens[size:]
                 log.debug("acknowledges %d messages", len(batch))
                 ack = partial(self.driver.ack, self.me.rank)
+                self._acking = [task for task in self._acking if not task.done() or task.cancelled() or task.exception()]
                 self._acking.append(self.pool.submit(self.retry.entries, self.driver, "ack", batch, ack))
 
     def finish(self) -> None:

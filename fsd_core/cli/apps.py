@@ -6,7 +6,7 @@ import click
 
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.common.fields import integer
+from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 
@@ -26,8 +26,9 @@ Examples:
 """,
 )
 @click.option("--slots", type=Checked(integer(1)), default=4, metavar="N", help="Number of runs that can be active at once.  [default: 4]")
+@click.option("--repair", is_flag=True, help="Set every resource of the app again, also those that exist. No run should be active.")
 @with_settings(*KEYS, "workers", "engine")
-def deploy(screen: Screen, settings: Settings, slots: int) -> None:
+def deploy(screen: Screen, settings: Settings, slots: int, repair: bool) -> None:
     """Make the resources of an app.
 
     An app is everything that one deployment makes, under one name: the function, the object store, and the queues of the workers. Resources
@@ -39,26 +40,32 @@ def deploy(screen: Screen, settings: Settings, slots: int) -> None:
     workers = settings.workers if isinstance(settings.workers, int) else WORKERS
     engine = "rows" if settings.engine == "auto" else settings.engine
     with screen.progress() as show, emulated(settings, show) as settings:
-        made = make(
-            settings.provider, settings.app, settings.table(), workers=workers, slots=slots, engine=engine, progress=reporting(show)
-        )
+        size = {"workers": workers, "slots": slots}
+        made = make(settings.provider, settings.app, settings.table(), **size, engine=engine, repair=repair, progress=reporting(show))
     screen.answer({"app": made.app, "provider": settings.provider, "workers": made.ranks, "slots": made.slots, "names": dict(made.names)})
     rows = [("workers", f"{made.ranks}"), ("slots", f"{made.slots}"), *(row for row in made.names.items() if row[1])]
     screen.print(pairs(f"{made.app} on {settings.provider}", rows))
 
 
 @click.command(cls=Command, epilog="Example: fsd destroy --provider local --app mine")
+@click.option(
+    "--audit-log",
+    type=Checked(choice("save", "delete")),
+    default="save",
+    metavar="save|delete",
+    help="save: keep the audit log below FSD_HOME/audit; delete: it is lost.  [default: save]",
+)
 @with_settings(*KEYS)
-def destroy(screen: Screen, settings: Settings) -> None:
+def destroy(screen: Screen, settings: Settings, audit_log: str) -> None:
     """Remove all resources of an app.
 
-    Does nothing if the app does not exist.
+    Does nothing if the app does not exist. The audit log of the app is saved first; the answer names its file.
     """
     from fsd_core.client.apps import destroy as remove
 
     check_provider(settings)
     with screen.progress() as show, emulated(settings, show) as settings:
-        removed = remove(settings.provider, settings.app, settings.table(), progress=reporting(show))
+        removed = remove(settings.provider, settings.app, settings.table(), home_folder(), audit_log=audit_log, progress=reporting(show))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
     screen.print(f"{settings.app} on {settings.provider}: {len(removed)} removed", *(f"  {line}" for line in removed))
 

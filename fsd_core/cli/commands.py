@@ -8,6 +8,7 @@ import click
 
 from fsd_core.cli import (
     apps,
+    audit,
     compare,
     conformance,
     cost,
@@ -40,6 +41,6 @@ def root() -> None:
 for command in (
     run.run, plan.plan, measure.measure, compare.compare, report.report, logs.logs, logs.runs,
     partition.partition, model.group, cost.bill, cost.group, demo.demo, apps.deploy, apps.destroy,
-    apps.gc, apps.clean, emulators.group, conformance.conformance, provider.group, doctor.doctor,
+    apps.gc, apps.clean, audit.audit, emulators.group, conformance.conformance, provider.group, doctor.doctor,
 ):  # fmt: skip
     root.add_command(command)

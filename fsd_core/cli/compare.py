@@ -28,7 +28,7 @@ __all__ = ["compare"]
 
 KEYS = (
     "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective", "batch_size", "timeout", "outage",
-    "seed", "app", "emulator", "latency",
+    "audit_log", "seed", "app", "emulator", "latency",
 )  # fmt: skip
 COUNTS = "2,4,8"
 

@@ -22,9 +22,15 @@ __all__ = ["group"]
 SHAPE = matching(r"(?s).+=[1-9][0-9]{0,9}(x[1-9][0-9]{0,9})*", "NAME=1x3x224x224: the name of an input and its sizes")
 
 
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, sizes = text.rpartition("=")
-    return name, tuple(map(int, sizes.split("x")))
+def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the flags ``--shape``, by input. Raises `InputError` if an input has two."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        shape = tuple(map(int, sizes.split("x")))
+        if found.setdefault(name, shape) != shape:
+            raise InputError(f"--shape {text}: input {name!r} has another --shape before: expected one for each input")
+    return found
 
 
 def _of_onnx(command: Callable[..., None]) -> Callable[..., None]:
@@ -92,7 +98,7 @@ def import_command(
     if is_graph(expanded(source)):
         if (bias, rule, activation, clip) != (None, "plain", "relu", None):
             raise InputError(f"{source}: is an ONNX model: expected no --bias, --rule, --activation and --clip: it has its own")
-        graph = open_graph(source, dict(map(_shape, shapes)), batch_axis)
+        graph = open_graph(source, _shapes(shapes), batch_axis)
         save_graph(graph, out)
         show_graph(screen, graph, out)
         return
@@ -144,7 +150,7 @@ def show(screen: Screen, settings: Settings, model: str, shapes: Sequence[str], 
     from fsd_core.model import describe, open_model
 
     if is_graph(expanded(model)):
-        show_graph(screen, open_graph(model, dict(map(_shape, shapes)), batch_axis), model, stages)
+        show_graph(screen, open_graph(model, _shapes(shapes), batch_axis), model, stages)
         return
     _check_not_onnx(model, shapes, batch_axis, stages)
     _show(screen, describe(open_model(model)), model)

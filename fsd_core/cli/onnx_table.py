@@ -20,7 +20,7 @@ SHOWN_CUTS = 16
 
 
 def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = None) -> None:
-    """Print what `describe_graph` finds, whether ``fsd run`` can run the model, and what each of so many ``stages`` would hold."""
+    """Print what `describe_graph` finds, which engines run the model, and what each of so many ``stages`` would hold."""
     from fsd_core.graph import describe_graph
     from fsd_core.model.chain import chain
     from fsd_core.partition.graph_stages import graph_stages
@@ -28,10 +28,10 @@ def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = No
     facts = describe_graph(graph)
     try:
         chain(graph)
-        runs = None
+        not_rows = None
     except InputError as error:
-        runs = str(error).removeprefix(f"{graph.path}: ")
-    facts["not_runnable"] = runs
+        not_rows = str(error).removeprefix(f"{graph.path}: ")
+    facts["not_rows"] = not_rows
     with as_flags("stages"):
         cut = graph_stages(graph, stages) if stages else []
     if stages:
@@ -55,13 +55,13 @@ def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if facts["trial"]:
         rows.append(("not computed here", facts["trial"]))
     uncounted = f", and those of {facts['uncounted']} nodes that are not known" if facts["uncounted"] else ""
-    largest, why = facts["largest"], facts["not_runnable"]
+    largest, why = facts["largest"], facts["not_rows"]
     rows += [
         ("nodes", f"{facts['nodes']}"),
         ("weights", f"{amount(facts['weights']['bytes'])} in {facts['weights']['tensors']} tensors"),
         ("multiply-adds", f"{facts['multiply_adds']:,} for one sample{uncounted}"),
         ("largest node", f"{largest['name']} ({largest['operator']}): {_costs(largest)}"),
-        ("fsd run", "runs it: a chain of layers" if why is None else f"does not run it: {why.split(': expected')[0]}"),
+        ("engines", "rows and onnx" if why is None else f"onnx; not rows: {why.split(': expected')[0]}"),
         ("digest", facts["digest"]),
     ]
     return rows

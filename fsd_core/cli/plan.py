@@ -34,6 +34,7 @@ Examples:
   fsd plan model/ input.npz
   fsd plan model/ input.npz --providers aws,gcp --objective latency --deadline 10
   fsd plan radixnet:1024:120 digits --providers aws --per-day 2000 --report plan.html
+  fsd plan model.onnx input.npz --providers aws
   fsd plan model/ input.npz --providers aws --write fsd.toml && fsd run model/ input.npz
 """,
 )
@@ -51,7 +52,7 @@ Examples:
 @click.option("--per-day", type=Checked(number(0, 1e12, above=True)), help="Runs a day: also compares with a server that always runs.")
 @click.option("--report", metavar="OUT.html", help="Write a page about the plan.")
 @click.option("--write", metavar="FSD.toml", help="Write the choice as a configuration file, which fsd run reads.")
-@with_settings("latency")
+@with_settings("engine", "batch_axis", "latency")
 def plan(
     screen: Screen,
     settings: Settings,
@@ -84,7 +85,7 @@ def plan(
             check_page(report)
             targets.append((report, write_plan))
     names = [name.strip() for name in providers.split(",")] if providers is not None else None
-    with screen.progress() as show, as_flags("providers", "deadline", "budget", "per_day", "latency"):
+    with screen.progress() as show, as_flags("providers", "deadline", "budget", "per_day", "engine", "batch_axis", "latency"):
         found = make_plan(
             model,
             inputs,
@@ -93,6 +94,8 @@ def plan(
             deadline=deadline,
             budget=budget,
             per_day=per_day,
+            engine=settings.engine,
+            batch_axis=settings.batch_axis,
             settings=settings.tables,
             latency=settings.latency,
             progress=lambda done, total: show("plan", done, total, ""),
@@ -108,7 +111,7 @@ def plan(
 def _shown(found: Plan) -> Sequence[Any]:
     """The plan for people."""
     about = found.about
-    title = f"{about['model']} on {about['input']}: {about['samples']:,} samples, {about['layers']} layers, {about['weights']:,} weights"
+    title = f"{about['model']} on {about['input']}: {', '.join(f'{size:,} {name}' for name, size in found.sizes.items())}"
     parts: list[Any] = [title, "", _table(found), "", found.reason]
     for each in found.per_day:
         wins = "the server is cheaper" if each["server_wins"] else "functions are cheaper"

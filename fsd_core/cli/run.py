@@ -29,8 +29,8 @@ CHECK = ("expect", "rtol", "atol")  # what this command does with the result of 
 
 KEYS = (
     "provider", "channel", "workers", "data_parallel", "pipeline_parallel", "tensor_parallel", "branching", "partition", "objective",
-    "engine", "batch_axis", "batch_size", "timeout", "outage", "recovery", "seed", "app", "emulator", "faults", "latency", "output",
-    "truth", "tariff",
+    "engine", "batch_axis", "batch_size", "timeout", "outage", "recovery", "audit_log", "seed", "app", "emulator", "faults", "latency",
+    "output", "truth", "tariff",
 )  # fmt: skip
 
 
@@ -113,22 +113,23 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
         )
     screen.known["run"] = result.run
     truth = None if expected is None else result.check(expected)
-    off = None if values is None else result.check_values(values, settings.rtol, settings.atol)
     made = result.bill(tariff) if tariff else None
-    screen.known.update(result.to_json() | {"truth": truth, "expect": off, "bill": made.to_json() if made else None})
+    screen.known.update(result.to_json() | {"truth": truth, "expect": None, "bill": made.to_json() if made else None})
     notes = [f"\nTo make a page of this run: fsd report {result.run}"]
     if result.stand_in and made:
         notes.insert(0, "On an emulator, function time and its cost are those of this machine; counts are those of the cloud.")
     if truth and isinstance(network, Model) and (signed := cancelling(network, samples)):
         adds = f"{len(signed)} of {len(network.layers)} layers add{'s' * (len(signed) == 1)} terms of both signs"
         notes.insert(0, f"{adds}: the rounding of such sums depends on workers and partition, and may change a sample's category.")
-    if off:
-        words = f"{off['differing']} of {off['values']} values differ, the largest difference is {off['largest']:.3g}"
-        notes.insert(0, f"Compared with {settings.expect}: {words}.")
+    off = None
     try:
         if settings.output:
             with as_flags("output"):
                 result.save(settings.output)
+        if values is not None:
+            off = screen.known["expect"] = _compared(result, values, settings)
+            words = f"{off['differing']} of {off['values']} values differ, the largest difference is {off['largest']:.3g}"
+            notes.insert(0, f"Compared with {settings.expect}: {words}.")
     finally:
         screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()), *notes)
     screen.answer(screen.known)
@@ -139,6 +140,13 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     if off and off["differing"]:
         wanted = f"expected differences of at most {settings.atol:g} + {settings.rtol:g} x the value"
         raise CheckFailed(f"--expect {settings.expect}: {words}: {wanted}")
+
+
+def _compared(result: Result, values: Any, settings: Settings) -> dict[str, float]:
+    try:
+        return result.check_values(values, settings.rtol, settings.atol)
+    except InputError as error:  # the shapes of some outputs are known only now
+        raise InputError(f"--expect {settings.expect}: {error}") from error
 
 
 def _telling(screen: Screen, show: Callable[[Progress], None]) -> Callable[[Progress], None]:

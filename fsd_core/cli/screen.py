@@ -128,7 +128,7 @@ class Screen:
         from rich.console import Console
 
         out: Any = self._writer()
-        console = Console(file=out, width=None if out.isatty() else 100, highlight=False)
+        console = Console(file=out, width=None if out.isatty() else 100, highlight=False, emoji=False)
         with console.capture() as capture:
             for renderable in renderables:
                 console.print(renderable, soft_wrap=isinstance(renderable, str), markup=False)

@@ -39,13 +39,20 @@ Step = tuple[str, Callable[[Store], None]]
 
 
 class Cleanup:
-    """The end of one run. ``queued``: the number of ranks that have queues and receive an abort through them.
+    """The end of one run. ``queued``: the number of ranks that have queues and receive an abort through them; ``frame_key`` signs it.
 
     After a failure, ``lines`` holds what each rank said, by rank.
     """
 
     def __init__(
-        self, provider: Provider, resources: Resources, store: Store, invoker: InvokeDriver, lease: slots.Lease, queued: int
+        self,
+        provider: Provider,
+        resources: Resources,
+        store: Store,
+        invoker: InvokeDriver,
+        lease: slots.Lease,
+        queued: int = 0,
+        frame_key: bytes = b"",
     ) -> None:
         self._provider = provider
         self._resources = resources
@@ -54,6 +61,7 @@ class Cleanup:
         self._invoker = invoker
         self._lease = lease
         self._queued = queued
+        self._frame_key = frame_key
         self.lines: dict[int, list[Any]] = {}
         self._keys = RunKeys(lease.run)
         self._remove_note = leave_note(f"slot {lease.slot} of app {resources.app} is held: {self._hint}")
@@ -81,9 +89,12 @@ class Cleanup:
             reason = RunFailed(Code.UNAVAILABLE, "interrupted by the client" if interrupted else f"the client failed: {error}")
 
         def abort(store: Store) -> None:
-            client = RankIdentity(self._lease.run, self._lease.epoch, -1, self._queued, store.retry.deadline)
-            send = partial(abort_peers, self._provider, self._resources, self._lease.slot, client, reason, store.retry)
-            end_run(store, self._keys, reason, send if self._queued else None)
+            end_run(store, self._keys, reason, partial(send, store) if self._queued else None)
+
+        def send(store: Store) -> None:
+            lease = self._lease
+            client = RankIdentity(lease.run, lease.epoch, -1, self._queued, store.retry.deadline, key=self._frame_key)
+            abort_peers(self._provider, self._resources, lease.slot, client, reason, store.retry)
 
         def remove(store: Store) -> None:
             if not interrupted:
@@ -133,8 +144,8 @@ class Cleanup:
                     undone.remove(name)
 
         thread = threading.Thread(target=work, name="fsd-cleanup", daemon=True)
-        thread.start()
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt, RuntimeError):  # RuntimeError: the system has no more threads, and the answer must not be lost
+            thread.start()
             thread.join(remaining(seconds))
         self._remove_note()
         return f"could not {' or '.join(undone)}: {self._hint}" if undone else None
@@ -152,6 +163,6 @@ class Cleanup:
 def _at_most(seconds: float, task: Callable[[], None]) -> None:
     """Run ``task``, and wait for it no longer than this. An interrupt ends the wait."""
     thread = threading.Thread(target=task, name="fsd-lines", daemon=True)
-    thread.start()
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, RuntimeError):
+        thread.start()
         thread.join(remaining(seconds))

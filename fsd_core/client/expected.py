@@ -1,4 +1,4 @@
-"""What a run was expected to take and cost: a prediction of the run's partition. The client computes it once the answer is there.
+"""What a run was expected to take and cost: a prediction for its split. The client computes it once the answer is there.
 
 A prediction never fails a run, and delays it by at most `FORECAST_S`: then there is none.
 """
@@ -14,28 +14,25 @@ import attrs
 
 from fsd_core.cost import Usage, bill
 from fsd_core.latency import Latency
-from fsd_core.plan.facts import learn
 from fsd_core.plan.kept import digest, remembered
 from fsd_core.plan.places import outline_of, place
 from fsd_core.plan.predict import Platform, predict
-from fsd_core.plan.pricing import place_words, workload_digest
-from fsd_core.plan.traffic import of_partition
+from fsd_core.plan.pricing import place_words
 
 if TYPE_CHECKING:
-    from fsd_core.client.rows import Rows
-    from fsd_core.client.work import Cut
+    from fsd_core.client.work import Cut, Work
 
 __all__ = ["Expectation"]
 
 FORECAST_S = 2.0  # for the prediction; one that an earlier run made is read in no time
-LEARN_S, ENCODE_S, STEPS, BATCHES = 0.2, 0.2, 40, 12  # of the computing here, and of the simulation
+STEPS, BATCHES = 40, 12  # of the simulation
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Expectation:
     """What a prediction of ``work`` needs to know of its run."""
 
-    work: Rows
+    work: Work
     provider: str
     settings: Mapping[str, object]
     channel: str
@@ -84,14 +81,24 @@ class Expectation:
         keep = all(rank.keep for rank in cut.ranks)
 
         def make() -> dict[str, Any]:
-            facts = learn(work.model, work.rows, LEARN_S)
-            split = of_partition(facts, work.partition, work.plan, work.parallel, cut.samples, ENCODE_S).thinned(STEPS)
+            split = work.split(cut.samples).thinned(STEPS)
             options: dict[str, Any] = {"objective": self.objective, "branching": self.branching, "recovery": self.recovery}
-            found = predict(facts, split, platform, self.channel, keep=keep, most_batches=BATCHES, **options)
+            found = predict(split, platform, self.channel, keep=keep, most_batches=BATCHES, **options)
             return {"seconds": dict(found.seconds), "parts": dict(found.parts), "meter": dict(found.meter), "usd": found.usd}
 
-        about = (work.partition.digest, cut.samples, keep, self.channel, self.objective, self.branching, self.recovery, seeds, cold)
-        found = remembered(self.home, digest("run", workload_digest(work.model, work.rows), place_words(where), about), make)
+        about = (
+            work.shards().digest,
+            work.parallel,
+            cut.samples,
+            keep,
+            self.channel,
+            self.objective,
+            self.branching,
+            self.recovery,
+            seeds,
+            cold,
+        )
+        found = remembered(self.home, digest("run", work.workload.digest, place_words(where), about), make)
         found["meter"] = {name: count + staged.get(name, 0) for name, count in found["meter"].items()}
         if where.tariff is not None and found["usd"] is not None:
             found["usd"] += bill(Usage({name: float(count) for name, count in staged.items()}), where.tariff).total_usd

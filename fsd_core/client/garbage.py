@@ -6,9 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from fsd_core.client.apps import place, reported
 from fsd_core.client.job import Progress
+from fsd_core.client.marks import FOLDER
 from fsd_core.common import arguments, interrupt
 from fsd_core.driver import Provider, Provisioner
 from fsd_core.storage import slots
@@ -32,6 +35,8 @@ def clean(
 ) -> int:
     """Remove the staged content of an app, and from ``home`` the kept partitions and, unless ``keep_records``, the records of all runs.
 
+    The audit log of the app stays, and so do the digests of its entries in ``home``.
+
     ``provider``, ``app``, ``settings`` and ``home`` are those of `fsd_core.run`, ``progress`` is that of `deploy`. Returns how many objects
     were removed from the store. Raises `InputError` if an argument is wrong.
     """
@@ -43,8 +48,9 @@ def clean(
         return sorted(keys, key=is_manifest, reverse=True)  # manifests first: this may be interrupted
 
     with reported(progress):
-        for name in ("partitions",) if keep_records else ("partitions", "runs"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.rmtree(folder / "partitions", ignore_errors=True)
+        if not keep_records:
+            _remove_records(folder / "runs")
         return _remove(found, provisioner, app, content)
 
 
@@ -70,6 +76,14 @@ def collect_garbage(
     found, provisioner = place(provider, app, settings)
     with reported(progress):
         return _remove(found, provisioner, app, garbage) + len(provisioner.sweep(app))
+
+
+def _remove_records(runs: Path) -> None:
+    """Remove the records of past runs, but not what this client remembers of audit logs."""
+    with suppress(OSError):
+        for each in [each for each in runs.iterdir() if each.name != FOLDER]:
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+        runs.rmdir()
 
 
 def _remove(found: Provider, provisioner: Provisioner, app: str, choose: Callable[[Store], list[str]]) -> int:

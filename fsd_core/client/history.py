@@ -25,7 +25,7 @@ from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
-__all__ = ["Failure", "RunLog", "find", "keep", "made", "read_log", "runs", "take_lines"]
+__all__ = ["Failure", "RunLog", "failure", "find", "keep", "made", "read_log", "runs", "take_lines"]
 
 VERSION = 1
 MAX_BYTES = 256 << 20  # a thousand workers keep 64 MB at most
@@ -75,6 +75,7 @@ class RunLog:
     state: str = key(choice(*STATES))
     error: Mapping[str, Any] | None = key(nullable(table()))
     lines: Mapping[int, Sequence[Line]] = key(_LINES)
+    audit: Mapping[str, Any] | None = key(nullable(table()), default=None)  # as `fsd_core.Result.audit`
 
     @property
     def failure(self) -> Failure | None:
@@ -102,12 +103,13 @@ def made(
     provider: str,
     stand_in: str | None,
     workers: int,
+    audit: Mapping[str, Any] | None = None,
 ) -> RunLog:
-    """The log of a run that ends now. ``error`` ended it. ``lines`` come from its workers: those of a wrong form are left out."""
-    failure = None
-    if isinstance(error, Exception):
-        failed = error if isinstance(error, RunFailed) else RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
-        failure = attrs.asdict(Failure(code=failed.code.name, message=masked(failed.message), rank=failed.rank, layer=failed.layer))
+    """The log of a run that ends now. ``error`` ended it. ``lines`` come from its workers: those of a wrong form are left out.
+
+    ``audit``: what became of its entry in the audit log.
+    """
+    why = failure(error)
     return RunLog(
         version=VERSION,
         run=run,
@@ -117,10 +119,19 @@ def made(
         provider=provider,
         stand_in=stand_in,
         workers=workers,
-        state="done" if error is None else "failed" if failure else "interrupted",
-        error=failure,
+        state="done" if error is None else "failed" if why else "interrupted",
+        error=why,
         lines={rank: [Line(*line) for line in said if _is_line(line)] for rank, said in lines.items() if isinstance(said, list)},
+        audit=audit,
     )
+
+
+def failure(error: BaseException | None) -> dict[str, Any] | None:
+    """The fields of `Failure` of an error that ended a run; `None` for an interrupt."""
+    if not isinstance(error, Exception):
+        return None
+    failed = error if isinstance(error, RunFailed) else RunFailed(Code.UNKNOWN, f"{type(error).__name__}: {error}")
+    return attrs.asdict(Failure(code=failed.code.name, message=masked(failed.message), rank=failed.rank, layer=failed.layer))
 
 
 def keep(log: RunLog, home: Path) -> None:

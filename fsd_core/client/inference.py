@@ -27,7 +27,9 @@ from fsd_core.latency import Latency
 from fsd_core.partition import METHODS, Parallel, Partition, checked, parallel, wished
 from fsd_core.plan.deciding import decide
 from fsd_core.plan.places import outline_of
+from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.ways import Given
+from fsd_core.plan.workload import Workload
 from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
@@ -67,6 +69,7 @@ def run(
     note: Mapping[str, str] | None = None,
     outage: float = OUTAGE_S,
     recovery: str = "on",
+    audit_log: str = "on",
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run ``model`` on ``inputs``, split over the functions of ``provider``, as ``fsd run`` does.
@@ -99,7 +102,7 @@ def run(
     - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
     - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
       is the number of ranks. With a number of workers, the first of tensor, data and pipeline that is not given takes what the others
-      leave. The engine onnx takes tensor_parallel 1, its default, because it cuts a model into stages of whole nodes.
+      leave. With the engine onnx, they share the largest nodes of the stage by columns of their weights.
     - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
     - ``partition``: which rank of a replica owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a
       `Partition` for this model, number of stages, and number of workers of one replica.
@@ -109,6 +112,7 @@ def run(
     - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
     - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
     - ``recovery``: on, the default: a worker that dies is replaced, and the run goes on. off: its death ends the run.
+    - ``audit_log``: on, the default: the run leaves an entry in the audit log of its app, see `read_audit_log`. off: it leaves none.
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
     - ``settings``: the provider's own settings, as in its table of ``fsd.toml``, for instance ``{"memory_mb": 1024}``. Default: none.
@@ -146,6 +150,7 @@ def run(
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
     goes_on = arguments.one_of("recovery", recovery, ("on", "off")) == "on"
+    audited = arguments.one_of("audit_log", audit_log, ("on", "off")) == "on"
     wrong = None if faults is None else Faults.parse(arguments.text("faults", faults))
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
     given = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
@@ -155,39 +160,43 @@ def run(
     chosen, provisioner = place(provider, app, table)
     outline = outline_of(provider, table)
     opened = open_run(model, inputs, engine, batch_axis)
-    work: Work
-    reason, expectation = "", None
+    workload: Workload
+    work_of: Callable[[Parallel], Work]
     if isinstance(opened.model, Graph):
-        work = stages_work(opened.model, opened.inputs, *sizes, batch_size)
-        channel = "hybrid" if channel == "auto" else channel
+        given_sizes = sizes if isinstance(split, Parallel) else (1, None, None, None)
+        whole = stages_work(opened.model, opened.inputs, *given_sizes, batch_size)
+        split = whole.parallel if isinstance(split, Parallel) else split
+        workload, work_of = whole.workload, whole.divided
     else:
-        found = _of_partition(None if isinstance(split, Parallel) else split, checked(partition), opened.model)
+        network, samples = opened.model, opened.inputs
+        found = _of_partition(None if isinstance(split, Parallel) else split, checked(partition), network)
         split = split if isinstance(split, Parallel) else found
-        wish = Given(
-            split=split, channel=None if channel == "auto" else channel, batch_size=batch_size, objective=objective, branching=branching
-        )
-        if outline is not None and split is not None:
-            _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
-        if not isinstance(split, Parallel):
-            report(Progress("plan", 0, 1))
-        decision = decide(opened.model, opened.inputs, provider, table, wish, latency=slowed, home=folder)
-        shape, channel, reason = decision.parallel, decision.channel, decision.reason
-        if reason:
-            report(Progress("plan", 1, 1, reason))
+        workload = RowWorkload(network, samples)
         partitioned = partial(_partitioned, report)
-        rows = rows_work(opened.model, opened.inputs, shape, batch_size, partition, seed, folder, partitioned)
-        work = rows
-        expectation = Expectation(
-            work=rows,
-            provider=provider,
-            settings=table,
-            channel=channel,
-            objective=objective,
-            branching=branching,
-            recovery=goes_on,
-            latency=slowed,
-            home=folder,
-        )
+        work_of = lambda shape: rows_work(network, samples, shape, batch_size, partition, seed, folder, partitioned)  # noqa: E731
+    if outline is not None and split is not None:
+        _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
+    if not isinstance(split, Parallel):
+        report(Progress("plan", 0, 1))
+    wish = Given(
+        split=split, channel=None if channel == "auto" else channel, batch_size=batch_size, objective=objective, branching=branching
+    )
+    decision = decide(workload, provider, table, wish, latency=slowed, home=folder)
+    channel, reason = decision.channel, decision.reason
+    if reason:
+        report(Progress("plan", 1, 1, reason))
+    work = work_of(decision.parallel)
+    expectation = Expectation(
+        work=work,
+        provider=provider,
+        settings=table,
+        channel=channel,
+        objective=objective,
+        branching=branching,
+        recovery=goes_on,
+        latency=slowed,
+        home=folder,
+    )
     if wrong is not None:
         wrong.check(work.parallel.workers)
     job = Job(
@@ -205,6 +214,7 @@ def run(
         timeout_s=timeout,
         outage_s=outage,
         recovery=goes_on,
+        audit_log=audited,
         began=began,
         note=about,
         home=folder,

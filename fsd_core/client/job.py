@@ -15,13 +15,14 @@ from typing import Any
 
 import attrs
 
-from fsd_core.channel import kept_budget
+from fsd_core.channel import kept_budget, new_key
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.expected import Expectation
 from fsd_core.client.follow import Follower
 from fsd_core.client.recovery import Restarts
-from fsd_core.client.result import Result, keep, left_out, over_ranks, warn
+from fsd_core.client.result import Result, left_out, over_ranks, warn
+from fsd_core.client.trail import Trail
 from fsd_core.client.work import Work
 from fsd_core.common.logs import DEBUG, INFO
 from fsd_core.driver import Code, InvokeDriver, ObjectDriver, Provider, Resources
@@ -82,7 +83,7 @@ class Job:
     stand_in: str | None  # an emulator's host and port
     channel: str
     reason: str  # why the planner chose this split or channel; empty if the caller gave both
-    expectation: Expectation | None  # of what the run takes and costs; `None`: of this work nothing can be predicted
+    expectation: Expectation  # of what the run takes and costs
     branching: int
     objective: str
     faults: str | None
@@ -91,6 +92,7 @@ class Job:
     timeout_s: float
     outage_s: float
     recovery: bool  # a rank that is lost gets another function
+    audit_log: bool  # the run leaves an entry in the audit log of the app
     began: float  # when the caller began, in seconds since 1970
     note: Mapping[str, str]
     home: Path
@@ -143,6 +145,8 @@ class _Run:
         self.again = again
         self.run_id = new_run()
         self.keys = RunKeys(self.run_id)
+        self.trail = Trail(job, resources, objects, self.run_id)
+        self.frame_key = new_key()
         self.meter = Meter()
         self.retry = Retry(time.time() + STAGE_S, self.meter, outage_s=job.outage_s)
         wrappers = RunWrappers(self.meter, self.retry, -1, 0, latency=job.latency)
@@ -159,32 +163,17 @@ class _Run:
         self.over = threading.Event()
 
     def execute(self) -> Result:
-        """Get the answer, and in any case keep what the workers said."""
-        lines: dict[int, list[Any]] = {}
+        """Get the answer, and in any case leave the run's traces, see `Trail`."""
         log.info("run %s: %d workers on %s, %s channel", self.run_id, self.job.workers, self.job.provider.name, self.job.channel)
         try:
-            result = self._execute(lines)
+            result = self._execute(self.trail.lines)
         except BaseException as error:
             memory.advise(error, self.batches, self.job.provider.name)
-            history.keep(self._log(error, lines), self.job.home)
-            if lines and isinstance(error, Exception):
+            self.trail.failed(error, self.meter.snapshot())
+            if self.trail.lines and isinstance(error, Exception):
                 error.add_note(f"fsd logs {self.run_id} shows what the workers said")
             raise
-        history.keep(self._log(None, lines), self.job.home)
-        return result
-
-    def _log(self, error: BaseException | None, lines: Mapping[int, list[Any]]) -> history.RunLog:
-        job = self.job
-        return history.made(
-            self.run_id,
-            job.began,
-            error,
-            lines,
-            model=job.note.get("model") or job.work.digest,
-            provider=job.provider.name,
-            stand_in=job.stand_in,
-            workers=job.workers,
-        )
+        return self.trail.done(result, self.batches.samples)
 
     def _execute(self, lines: dict[int, list[Any]]) -> Result:
         """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back.
@@ -203,7 +192,7 @@ class _Run:
             self.retry.stop.set()
             raise
         queued = self.job.workers if self.job.queued else 0
-        cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued)
+        cleanup = Cleanup(self.job.provider, self.resources, self.undelayed, self.invoker, lease, queued, self.frame_key)
         try:
             answer = self._answer(lease, content, pool)
         except BaseException as error:
@@ -320,6 +309,7 @@ class _Run:
             outage_s=job.outage_s,
             recovery=job.recovery,
             kept_bytes=self.kept_bytes,
+            frame_key=self.frame_key.hex(),
             latency=job.latency.pack() if job.latency else None,
         )
 
@@ -361,7 +351,7 @@ class _Run:
         return error
 
     def _result(self, answer: _Answer, cleanup_s: float) -> Result:
-        """The output with maxima and sums over the workers' records; also kept on disk. Nothing here may fail: the output is paid for."""
+        """The output with maxima and sums over the workers' records. Nothing here may fail: the output is paid for."""
         job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         result = work.result(
@@ -390,8 +380,6 @@ class _Run:
         )
         if words := left_out(result.missing_ranks):
             warn(f"run {self.run_id}: {words}")
-        if job.expectation is not None and (found := job.expectation.found(self.batches, self.staged)) is not None:
+        if (found := job.expectation.found(self.batches, self.staged)) is not None:
             result = attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})
-        about = {"engine": work.engine, "objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": self.batches.samples}
-        keep(result, job.home, about | {"model": work.digest, "note": job.note, "began": job.began})
         return result

@@ -54,7 +54,7 @@ def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "a
         try:
             network = chain(graph)
         except InputError:
-            if engine == "rows" or tensors is None:  # other inputs are those of rows
+            if engine == "rows":
                 raise
         else:
             images = isinstance(only, np.ndarray) and only.ndim > 2  # each sample becomes a row

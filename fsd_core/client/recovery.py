@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from fsd_core.channel import INCARNATIONS, News, NewsList, RankIdentity
+from fsd_core.channel import INCARNATIONS, News, NewsList
 from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.protocol.abort import tell_peers
@@ -72,7 +72,7 @@ class Restarts:
 
         def tell(news: News) -> None:
             if config.queued:
-                me = RankIdentity(first.run, first.epoch, -1, config.workers, first.deadline)
+                me = config.member(first.epoch, -1, first.deadline)
                 tell_peers(provider, resources, first.slot, me, [news], store.retry)
 
         return Restarts(NewsList(store, RunKeys(first.run)), spawner, first, tell)

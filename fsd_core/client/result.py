@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RANK_SECONDS", "RECORD_VERSION", "Result", "check_rank", "keep", "left_out", "over_ranks", "plain", "warn"]
 
-RECORD_VERSION = 5  # of the record that `keep` writes
+RECORD_VERSION = 6  # of the record that `keep` writes
 LONGEST = ("launch", "load", "compute", "exchange")  # of these, a run's seconds are those of its slowest rank
 RANK_SECONDS = ("launch", *PHASES, "starved", "init", "function")
 
@@ -63,6 +63,8 @@ class Result:
       the run that the first are about; `None` where nothing could be predicted in time.
     - ``recovered``: the ranks that were lost, in the order of their deaths: ``rank``, ``layer`` (the last one that it began; `None` if
       unknown), ``seconds`` (from the report of the death until the next function of the rank reached this layer), ``reason``.
+    - ``audit``: what became of the run's entry in the audit log of the app: ``entry`` (its number) and ``digest``, or ``error``; and
+      ``seconds``, the time that it took after the clean-up. `None`: the run wrote none, because the audit log is off.
     - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``,
       ``kept_bytes`` (of them what it kept for ranks that are lost), and ``kernel``, what computed there.
 
@@ -92,6 +94,7 @@ class Result:
     reason: str = ""
     predicted: dict[str, Any] | None = None
     recovered: list[dict[str, Any]] = attrs.field(factory=list)
+    audit: dict[str, Any] | None = None
 
     @property
     def missing_ranks(self) -> list[int]:
@@ -118,7 +121,7 @@ class Result:
         names = ("samples", "neurons", "layers", "workers", "branching", "provider", "channel", "partition", "output_nonzero_samples")
         split = ("parallel", "micro_batches", "seconds_sum")
         more = ("seconds", "meter", "meter_layers", "memory", "run", "stand_in", "latency", "reason", "predicted")
-        last = ("missing_ranks", "recovered")
+        last = ("missing_ranks", "recovered", "audit")
         return {name: getattr(self, name) for name in (*names, *split, *more, *last)}
 
     def bill(self, tariff: Tariff | str | os.PathLike[str] | None = None, *, free: bool = False) -> Bill:

@@ -20,7 +20,11 @@ from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import Block
 from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
 from fsd_core.plan.batches import Batches, cut, plan_batches
+from fsd_core.plan.facts import learn
 from fsd_core.plan.memory import RankSizes, layer_sizes
+from fsd_core.plan.row_workload import RowWorkload
+from fsd_core.plan.split import Split
+from fsd_core.plan.traffic import of_partition
 from fsd_core.protocol import shard
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from fsd_core.model import Model
 
 __all__ = ["Rows", "inputs", "rows_work", "shards"]
+
+LEARN_S, ENCODE_S = 0.2, 0.2  # for the prediction of a run that has ended: about the seconds to compute and to encode samples
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -57,6 +63,11 @@ class Rows:
         return self.model.digest
 
     @property
+    def given(self) -> csr_matrix:
+        """The samples."""
+        return self.rows
+
+    @property
     def samples(self) -> int:
         """The number of samples."""
         return int(self.rows.shape[0])
@@ -81,6 +92,16 @@ class Rows:
     def plan(self) -> ExchangePlan:
         """Which rows travel between which parts."""
         return ExchangePlan(self.model, self.partition)
+
+    @cached_property
+    def workload(self) -> RowWorkload:
+        """What the planner asks of the model and its samples."""
+        return RowWorkload(self.model, self.rows)
+
+    def split(self, batches: Sequence[int]) -> Split:
+        """What the parts load, compute and send. Computes some samples here."""
+        facts = learn(self.model, self.rows, LEARN_S)
+        return of_partition(facts, self.partition, self.plan, self.parallel, batches, ENCODE_S)
 
     def batches(self, limits: InvokeLimits, provider: str) -> Batches:
         """Cut the samples into micro-batches that fit a function."""

@@ -57,6 +57,9 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
     for each in result.recovered:
         where = f" in layer {each['layer']}" if each["layer"] else ""
         answer.append(("recovered", f"rank {each['rank']}, lost{where}, {each['seconds']:.1f} s: {one_line(each['reason'])}"))
+    if result.audit:
+        what = f"entry {result.audit['entry']}" if "entry" in result.audit else f"no entry: {result.audit['error']}"
+        answer.append(("audit log", f"{what}, {result.audit['seconds']:.3f} s after the clean-up"))
     if words := result.left_out:
         answer.append(("left out", words))
     if truth:
@@ -75,6 +78,8 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
         ("object bytes", f"{amount(meter['object_bytes_written'])} written, {amount(meter['object_bytes_read'])} read"),
         ("functions", f"{meter['invocations']} invoked, {meter['retries']} retries, {meter['duplicates_dropped']} duplicates dropped"),
     ]
+    if dropped := meter["frames_dropped"]:
+        sent.append(("dropped", f"{dropped} damaged or forged messages"))
     sized = {name.removesuffix("_max").removesuffix("_bytes"): value for name, value in result.memory.items() if "bytes" in name}
     memory = [(name, amount(value)) for name, value in sized.items()]
     if streamed := result.memory.get("streamed"):

@@ -7,8 +7,9 @@ writes an object again, a run that reads it gets the same bytes, because equal c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from fsd_core.client.work import Pieces
 from fsd_core.common.crew import begin
@@ -19,6 +20,7 @@ from fsd_core.storage.store import Store
 __all__ = ["Content", "forget"]
 
 UPLOADS = 8  # under way at a time: the objects need not all be in memory at once
+UPLOAD_BYTES = 1 << 30  # under way, beside the object that is built next
 Progress = Callable[[int, int], None]  # called with the number of objects staged and of all objects
 
 
@@ -46,13 +48,15 @@ class Content:
         if _covers(self._manifest() if self._found is None else self._found.result(), count):
             progress(count, count)
             return
-        uploads = []
+        uploads: deque[tuple[Future[None], int]] = deque()
         for number, name in enumerate(self.names):
-            uploads.append(self._pool.submit(self._store.put, name, self._build(number)))
+            while len(uploads) > UPLOADS or sum(size for _, size in uploads) > UPLOAD_BYTES:
+                uploads.popleft()[0].result()
+            body = self._build(number)
+            uploads.append((self._pool.submit(self._store.put, name, body), len(body)))
+            del body
             progress(number + 1, count)
-            if number >= UPLOADS:
-                uploads[number - UPLOADS].result()
-        for upload in uploads:
+        for upload, _ in uploads:
             upload.result()
         self._store.put(keys.manifest(self.names[0]), seal({"objects": count}))
 

@@ -1,4 +1,4 @@
-"""`Stages`: the work of the engine onnx. Each part is a stage of an ONNX model, which ONNX Runtime computes in a worker."""
+"""`Stages`: the work of the engine onnx. Each part is a stage of an ONNX model, or what one rank has of a stage that several share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from fsd_core.client.result import Result
+from fsd_core.client.stage_workload import StageWorkload
 from fsd_core.client.tensors import TensorResult, Tensors, fitted
 from fsd_core.client.work import Pieces
 from fsd_core.codec import decode_tensors, encode_tensors
@@ -19,19 +20,21 @@ from fsd_core.codec.named import DTYPES, FORM
 from fsd_core.driver import InvokeLimits
 from fsd_core.errors import InputError
 from fsd_core.partition import Parallel, parallel
-from fsd_core.partition.graph_stages import GraphStage, graph_stages
+from fsd_core.partition.graph_stages import Division, GraphStage, divide_graph
 from fsd_core.partition.stages import DENSE_SHARE, FILL, PAYS_S, WORK_S
 from fsd_core.plan.batches import sizes as cut_samples
 from fsd_core.plan.memory import RankMemory
-from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, READS, build_stage
+from fsd_core.plan.split import Split
+from fsd_core.protocol.stage_shard import CHUNK_BYTES, FORMAT, Section, Transfer, build_stage
 
 if TYPE_CHECKING:
     from fsd_core.graph import Graph
 
 __all__ = ["StageBatches", "Stages", "stages_work"]
 
-RUNTIME_BYTES = 48 << 20  # memory of a worker for ONNX Runtime itself
+RUNTIME_BYTES = 36 << 20  # memory of a worker for ONNX Runtime itself
 NODE_BYTES = 16 << 10  # of a session for each node: its own form of the graph
+READING_BYTES = CHUNK_BYTES  # beside the whole buffer of weights: once the last chunks arrive, no others are under way
 ENCODED = 2  # what crosses, and its encoded form, are in memory at the same time
 
 
@@ -59,7 +62,7 @@ class Stages:
     result: ClassVar[type[Result]] = TensorResult
     graph: Graph
     tensors: Tensors
-    stages: list[GraphStage]
+    division: Division
     parallel: Parallel
     batch_size: int | None
 
@@ -69,9 +72,19 @@ class Stages:
         return self.graph.digest
 
     @property
+    def given(self) -> Tensors:
+        """The inputs by name."""
+        return self.tensors
+
+    @property
+    def stages(self) -> list[GraphStage]:
+        """What each rank of a replica has."""
+        return self.division.stages
+
+    @property
     def label(self) -> str:
-        """A stage has whole nodes: no partition divides them."""
-        return "stages"
+        """How the model is divided: into stages of whole nodes, or also by columns."""
+        return "stages" if self.parallel.tensor == 1 else "stages and columns"
 
     @property
     def samples(self) -> int:
@@ -85,8 +98,8 @@ class Stages:
 
     @property
     def layers(self) -> int:
-        """The number of stages."""
-        return len(self.stages)
+        """The steps of all stages: one for each, and where ranks share a stage, one more behind each exchange."""
+        return self.division.steps
 
     @property
     def last(self) -> list[int]:
@@ -105,7 +118,8 @@ class Stages:
 
     def sizes(self) -> list[int]:
         """The samples of each micro-batch, whatever the memory. More of them pay where stages work at the same time for long enough."""
-        wanted = min(FILL * self.layers, self._sample_s * self.samples / self.parallel.data / PAYS_S) if self.layers > 1 else 1
+        stages = self.parallel.pipeline
+        wanted = min(FILL * stages, self._sample_s * self.samples / self.parallel.data / PAYS_S) if stages > 1 else 1
         return cut_samples(self.samples, self.batch_size, self.parallel, max(1, int(wanted)))
 
     def batches(self, limits: InvokeLimits, provider: str) -> StageBatches:
@@ -114,41 +128,92 @@ class Stages:
         if memory is not None:
             while max(self._bytes(max(found), limits, prepack=False)) > memory and max(found) > 1:
                 found = cut_samples(self.samples, -(-max(found) // 2), self.parallel)
-        needed = max(self._bytes(max(found), limits, prepack=False))
-        if memory is not None and needed > memory:
-            over = -((memory - needed) >> 20)
-            raise InputError(
-                f"[{provider}] memory_mb = {memory >> 20}: the largest of {self.layers} stages needs {needed >> 20} MB with one sample, "
-                f"{over} MB more than a function has: expected more stages (pipeline_parallel), or more memory"
-            )
+        if memory is not None and max(self._bytes(max(found), limits, prepack=False)) > memory:
+            raise InputError(f"[{provider}] memory_mb = {memory >> 20}: {self._too_large(memory, limits)}")
         keep = memory is None or max(self._bytes(max(found), limits, prepack=True)) <= memory
         return StageBatches(found, [RankMemory(each, keep) for each in self._bytes(max(found), limits, prepack=keep)])
 
+    def _too_large(self, memory: int, limits: InvokeLimits) -> str:
+        """Why functions of this memory do not hold one sample, by how much, and what does."""
+        needed = self._bytes(1, limits, prepack=False)
+        part = needed.index(max(needed))
+        stage, over = self.stages[part], -((memory - needed[part]) >> 20)
+        parts = f"of {len(needed)} stages" if self.parallel.tensor == 1 else f"part of {len(needed)} ranks"
+        line = f"the largest {parts} needs {needed[part] >> 20} MB with one sample, {over} MB more than a function has"
+        room = memory - (needed[part] - stage.weight_bytes)  # for weights
+        shared = self.parallel.tensor > 1
+        if stage.largest_bytes <= room:
+            more = "more ranks of a stage (tensor_parallel), " * shared
+            return f"{line}: expected more stages (pipeline_parallel), {more}or more memory"
+        line += f"; its node {stage.largest!r} alone has {stage.largest_bytes >> 20} MB of weights"
+        return f"{line}: expected {'more ranks of a stage' if shared else 'ranks that share it'} (tensor_parallel), or more memory"
+
     def _bytes(self, samples: int, limits: InvokeLimits, *, prepack: bool) -> list[int]:
-        """The predicted memory of each stage for a micro-batch of so many samples."""
+        """The predicted memory of each part for a micro-batch of so many samples."""
         found = []
         for stage in self.stages:
-            tensors = (stage.live_bytes + ENCODED * (stage.received_bytes + stage.sent_bytes)) * samples
-            reading = min(READS * CHUNK_BYTES, stage.weight_bytes)
-            own = stage.weight_bytes * (2 if prepack else 1) + max(tensors, reading) + NODE_BYTES * len(stage.own)
+            tensors = (stage.live_bytes + ENCODED * stage.passed_bytes) * samples
+            nodes = sum(len(section.own) for section in stage.sections)
+            # The copy that a session makes of its weights becomes the form that multiplies faster, or goes away.
+            beside = stage.weight_bytes + tensors if prepack else max(stage.weight_bytes - stage.fed_bytes, tensors)
+            own = stage.weight_bytes + max(beside, min(READING_BYTES, stage.weight_bytes)) + NODE_BYTES * nodes
             found.append(limits.process_bytes + RUNTIME_BYTES + own)
         return found
 
+    def needed_bytes(self, limits: InvokeLimits) -> int:
+        """The smallest memory of a function that holds the largest stage with one sample."""
+        return max(self._bytes(1, limits, prepack=False))
+
+    @cached_property
+    def workload(self) -> StageWorkload:
+        """What the planner asks of the model and its inputs."""
+        return StageWorkload(self)
+
+    def split(self, batches: Sequence[int]) -> Split:
+        """What the stages load, compute and send, with micro-batches of so many samples."""
+        return self.workload.split(self, batches)
+
+    def divided(self, shape: Parallel) -> Stages:
+        """The same with another split. Raises `InputError` if it cannot be split so."""
+        if shape.data > 1 and self.graph.no_batch is not None:
+            raise InputError(f"samples cannot be computed apart: {self.graph.no_batch}")
+        same = (shape.pipeline, shape.tensor) == (self.parallel.pipeline, self.parallel.tensor)
+        division = self.division if same else divide_graph(self.graph, shape.pipeline, shape.tensor)
+        return attrs.evolve(self, division=division, parallel=shape)
+
     def shards(self) -> Pieces:
-        """One shard for each stage."""
-        places = [stage.own[0] for stage in self.stages]
-        hashed = [FORMAT, self.digest, *map(repr, places), repr([stage.own for stage in self.stages])]
-        return Pieces(_digest(*hashed), self.layers, self._shard)
+        """One shard for each part."""
+        model = self.division.graph.model.SerializeToString(deterministic=True)  # without the data of its large weights
+        hashed = [FORMAT, self.digest, hashlib.sha256(model).hexdigest(), repr([stage.sections for stage in self.stages])]
+        return Pieces(_digest(*hashed), len(self.stages), self._shard)
 
     def _shard(self, part: int) -> bytes:
-        from fsd_core.graph.submodel import submodel
+        from fsd_core.graph.submodel import forms
 
-        stage, number = self.stages[part], part + 1
-        sends = {other: each.receives[number] for other, each in enumerate(self.stages, 1) if number in each.receives}
-        received = [name for names in stage.receives.values() for name in names]
-        given = list(dict.fromkeys([*stage.outputs, *(name for names in sends.values() for name in names)]))
-        model, weights = submodel(self.graph, stage.own, [*stage.inputs, *received], given)
-        return build_stage(number, model, weights, stage.inputs, stage.outputs, stage.receives, sends)
+        stage, sections, models, weights = self.stages[part], list[Section](), list[bytes](), Tensors()
+        later = set(stage.outputs)  # what the rank needs once a section is sent
+        for each in reversed(stage.sections):
+            arrived = [name for names in each.receives.values() for name in names]
+            reads = [*each.inputs, *arrived, *each.uses]
+            made = forms(self.division.graph, each.own, reads, each.gives)
+            sections.append(
+                Section(
+                    step=each.step,
+                    model_bytes=len(made.model),
+                    lean_bytes=len(made.lean),
+                    weights=list(made.weights),
+                    feeds=made.feeds,
+                    reads=reads,
+                    gives=each.gives,
+                    keeps=sorted(later),
+                    receives=[Transfer(rank=rank, step=each.step, names=names) for rank, names in each.receives.items()],
+                    sends=[Transfer(rank=rank, step=step, names=names) for rank, step, names in each.sends],
+                )
+            )
+            models += [made.lean, made.model]  # the last one first, as the sections
+            weights |= made.weights
+            later |= {*each.inputs, *each.uses, *(name for _, _, names in each.sends for name in names)}
+        return build_stage(sections[::-1], models[::-1], weights, stage.inputs, stage.outputs)
 
     def inputs(self, batches: Sequence[int]) -> tuple[Pieces, list[list[int | None]]]:
         """The inputs that each stage reads."""
@@ -164,7 +229,7 @@ class Stages:
             read = {name: self.tensors[name] for name in self.stages[part].inputs}
             return encode_tensors(read if self.graph.no_batch is not None else {name: array[start:end] for name, array in read.items()})
 
-        found: list[list[int | None]] = [[None] * self.layers for _ in batches]
+        found: list[list[int | None]] = [[None] * len(self.stages) for _ in batches]
         for number in range(len(batches) * len(readers)):
             found[number // len(readers)][readers[number % len(readers)]] = number
         return Pieces(_digest(*hashed), len(batches) * len(readers), build), found
@@ -187,36 +252,47 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def stages_work(graph: Graph, tensors: Tensors, workers: Any, data: Any, pipeline: Any, tensor: Any, batch_size: int | None) -> Stages:
+def stages_work(
+    graph: Graph,
+    tensors: Tensors,
+    workers: Any = 1,
+    data: Any = None,
+    pipeline: Any = None,
+    tensor: Any = None,
+    batch_size: int | None = None,
+) -> Stages:
     """The work of an ONNX model on inputs by name. The numbers are those of `parallel`; without any, the run has one worker.
 
     Runs the model on this machine for the first two samples. Raises `InputError` if an input does not fit, if the model cannot compute the
     first sample, and if it cannot be split so.
     """
-    if tensor not in (None, 1):
-        raise InputError(
-            f"tensor_parallel {tensor}: ONNX Runtime computes whole nodes: expected 1; pipeline_parallel cuts the model into stages"
-        )
     given = fitted(graph, tensors)
     graph = attrs.evolve(graph, given=given)
     trial = graph.trial
     if trial.failed is not None:
-        raise InputError(f"{graph.path}: ONNX Runtime does not compute the first sample of the input: {trial.failed}")
+        what = "the input" if graph.no_batch is not None else "the first sample of the input"
+        raise InputError(f"{graph.path}: ONNX Runtime does not compute {what}: {trial.failed}")
     for each in graph.outputs:
-        if each.name not in trial.tensors or trial.tensors[each.name].dtype not in DTYPES:
+        if each.name not in trial.tensors:
             raise InputError(f"{graph.path}: output {each.name!r} is no tensor of numbers: expected one of {', '.join(DTYPES)}")
     if graph.no_batch is None and trial.no_batch is not None:
         graph = attrs.evolve(graph, no_batch=trial.no_batch)  # its trial is one of all samples together
+        if graph.trial.failed is not None:
+            count = len(next(iter(given.values())))
+            raise InputError(
+                f"{graph.path}: ONNX Runtime computes the first sample of the input, but not all {count} together: expected one sample: "
+                f"{graph.trial.failed}"
+            )
     if graph.no_batch is not None:
         for name, number in (("data_parallel", data), ("batch_size", batch_size)):
             if number not in (None, 1):
                 raise InputError(f"{name} {number}: the samples of {graph.path} cannot be computed apart: {graph.no_batch}: expected 1")
         data = 1
-    shape = parallel(workers, data, pipeline, 1)
+    shape = parallel(workers, data, pipeline, tensor or 1)
     return Stages(
         graph=graph,
         tensors=given,
-        stages=graph_stages(graph, shape.pipeline),
+        division=divide_graph(graph, shape.pipeline, shape.tensor),
         parallel=shape,
         batch_size=batch_size,
     )

@@ -19,7 +19,7 @@ from fsd_core.common import arguments
 from fsd_core.common.files import replacing
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
-from fsd_core.model.npz import SCIPY_KEYS, read_npy, read_npz
+from fsd_core.model.npz import SCIPY_KEYS, check_is_file, read_npy, read_npz, write_npz
 
 if TYPE_CHECKING:
     from fsd_core.graph import Graph
@@ -37,18 +37,26 @@ def open_tensors(inputs: Any) -> Tensors | None:
     a file cannot be read, or if an array does not hold numbers.
     """
     if isinstance(inputs, Mapping):
-        return {str(name): _array(f"inputs[{name!r}]", value) for name, value in inputs.items()}
+        return {str(name): _array(f"inputs[{name!r}]", value) for name, value in inputs.items() if not _is_mark(name, value)}
     if isinstance(inputs, np.ndarray | list | tuple):
         return {ONLY: _array("inputs", inputs)}
     if not isinstance(inputs, str | os.PathLike):
         return None
     path = expanded(inputs)
-    if path.suffix == ".npy" and os.path.isfile(path):
+    if path.suffix not in (".npy", ".npz"):
+        return None
+    check_is_file(path)
+    if path.suffix == ".npy":
         return {ONLY: _array(f"{path}:", read_npy(path))}
-    if path.suffix == ".npz" and os.path.isfile(path):
-        arrays = read_npz(path)
-        return None if arrays.keys() >= SCIPY_KEYS else {name: _array(f"{path}: array {name!r}", each) for name, each in arrays.items()}
-    return None
+    arrays = read_npz(path)
+    if arrays.keys() >= SCIPY_KEYS:
+        return None
+    return {name: _array(f"{path}: array {name!r}", each) for name, each in arrays.items() if not _is_mark(name, each)}
+
+
+def _is_mark(name: str, value: Any) -> bool:
+    """Whether an array is the text by which fsd knows its own files: the output of a run may be an input, or what another one expects."""
+    return name == MARK and getattr(getattr(value, "dtype", None), "kind", "") == "U"
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
@@ -76,8 +84,8 @@ def fitted(graph: Graph, arrays: Tensors) -> Tensors:
             )
         arrays = {next(iter(wanted)): arrays[ONLY]}
     if missing := [name for name in wanted if name not in arrays]:
-        given = ", ".join(arrays) or "none"
-        raise InputError(f"{graph.path}: input {missing[0]!r} is not given, but {given}: expected arrays for the inputs {names}")
+        given = f"only {', '.join(arrays)}" if arrays else "no array"
+        raise InputError(f"{graph.path}: input {missing[0]!r} is missing, {given} is given: expected arrays for the inputs {names}")
     if unknown := [name for name in arrays if name not in wanted]:
         raise InputError(f"{graph.path}: has no input {unknown[0]!r}: expected arrays for the inputs {names}")
     found: Tensors = {}
@@ -116,25 +124,27 @@ def _expected(where: str, arrays: Tensors, names: list[str]) -> Tensors:
     if set(arrays) == {ONLY} and len(names) == 1:
         arrays = {names[0]: arrays[ONLY]}
     for name in arrays:
-        if name not in names and name != MARK:
+        if name not in names:
             raise InputError(f"{where}: {name!r} is no output of the model: expected some of {', '.join(names)}")
-    found = {name: array for name, array in arrays.items() if name in names}
-    if not found:
+    if not arrays:
         raise InputError(f"{where}: has no array: expected some of {', '.join(names)}")
-    return found
+    return arrays
 
 
 @attrs.frozen(eq=False)
 class TensorResult(Result):
     """The result of an ONNX model that ONNX Runtime computed: `output` has an array for each output of the model, by name.
 
-    ``layers`` are the stages of a replica, ``neurons`` the values of the largest tensor of a sample. Everything else: see `Result`.
+    ``layers`` are the stages of a replica; where ranks share a stage, the steps between their exchanges. ``neurons`` are the values of the
+    largest tensor of a sample. Everything else: see `Result`.
     """
 
     @property
     def network(self) -> str:
         """The size of the model, for people."""
-        return f"{self.layers} stage{'s' * (self.layers > 1)} of whole nodes, tensors of up to {self.neurons} values"
+        stages, ranks = self.parallel["pipeline"], self.parallel["tensor"]
+        shared = f"{ranks} ranks each, {self.layers} steps" if ranks > 1 else "whole nodes"
+        return f"{stages} stage{'s' * (stages > 1)} of {shared}, tensors of up to {self.neurons} values"
 
     @property
     def output_nonzero_samples(self) -> int:
@@ -156,7 +166,7 @@ class TensorResult(Result):
         check_output(file)
         with replacing(file) as target:
             mark = {MARK: np.array(f"fsd {version('fsd-inference')}")}
-            np.savez_compressed(target, allow_pickle=False, **self.output, **({} if MARK in self.output else mark))
+            write_npz(target, mark | self.output)
 
     def check(self, truth: Any) -> dict[str, int]:
         """Raises `InputError`: a truth is for models of rows."""

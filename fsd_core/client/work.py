@@ -14,6 +14,8 @@ from fsd_core.client.result import Result
 from fsd_core.driver import InvokeLimits
 from fsd_core.partition import Parallel
 from fsd_core.plan.memory import RankMemory
+from fsd_core.plan.split import Split
+from fsd_core.plan.workload import Workload
 
 __all__ = ["Cut", "Pieces", "Work"]
 
@@ -48,7 +50,8 @@ class Work(Protocol):
 
     - ``engine``: who computes it. ``result``: the class of what the run returns.
     - ``digest``: of the model. ``label``: how the model is divided, for people.
-    - ``samples``: their number. ``neurons``: of the largest layer. ``layers``: the steps of a micro-batch, each behind an exchange.
+    - ``given``: the samples, scipy CSR or arrays by name. ``samples``: their number.
+    - ``neurons``: of the largest layer. ``layers``: the steps of a micro-batch, each behind an exchange.
     - ``stage_s``: the estimated seconds in which the largest of several stages computes a micro-batch.
     - ``last``: the parts that write an output, ascending.
     """
@@ -61,6 +64,8 @@ class Work(Protocol):
     def digest(self) -> str: ...  # noqa: D102
     @property
     def label(self) -> str: ...  # noqa: D102
+    @property
+    def given(self) -> Any: ...  # noqa: D102
     @property
     def samples(self) -> int: ...  # noqa: D102
     @property
@@ -76,6 +81,13 @@ class Work(Protocol):
 
     def batches(self, limits: InvokeLimits, provider: str) -> Cut:
         """Cut the samples into micro-batches that fit a function. Raises `InputError` if the memory does not hold one sample."""
+
+    @property
+    def workload(self) -> Workload:
+        """The model and its samples as the planner sees them."""
+
+    def split(self, batches: Sequence[int]) -> Split:
+        """What the parts load, compute and send, with micro-batches of so many samples: for a prediction."""
 
     def shards(self) -> Pieces:
         """What each part needs of the model: one object for each part."""

@@ -185,8 +185,11 @@ def table(expected: str = "a table") -> Kind:
 
 
 def key(kind: Kind, *, default: Any = attrs.NOTHING, help: str = "", alias: str | None = None) -> Any:
-    """A field of an attrs class for `read`. Without a ``default``, a table has to have this key. ``help`` is the text for ``--help``."""
-    return attrs.field(default=default, metadata={_KIND: kind, "help": help}, alias=alias)
+    """A field of an attrs class for `read`. Without a ``default``, a table has to have this key. ``help`` is the text for ``--help``.
+
+    The ``repr`` of an object does not show a field of a secret kind.
+    """
+    return attrs.field(default=default, metadata={_KIND: kind, "help": help}, alias=alias, repr=not kind.secret)
 
 
 def keys(cls: type) -> dict[str, Kind]:

@@ -38,7 +38,7 @@ _MASK = "***"
 _SECRET = re.compile(
     r"""(?isx)
     ( (?: sharedaccesskey | accountkey | secret[a-z_]{0,40} | passw(?:or)?d | x-functions-key | token | private_?key | api[-_]?key
-        | signature | (?:\b|(?<=%3f)|(?<=%26))sig | x-(?:amz|goog)-credential | [?&]code )
+        | frame_?key | signature | (?:\b|(?<=%3f)|(?<=%26))sig | x-(?:amz|goog)-credential | [?&]code )
       \\?["']? \s* (?:[=:]|%3d) \s* (?P<quote>\\?["'])? )
     (?(quote) (?:\\.|[^\\])*? (?=(?P=quote)|$) | (?: -----BEGIN .*? (?=-----END|$) | [^\s&;,"'<>]+ ) )
     | (\b(?:bearer|basic|sharedkey|sharedaccesssignature)\s+) [^\s,"'<>]+

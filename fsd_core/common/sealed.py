@@ -7,6 +7,7 @@ of all bytes after the prefix, in eight lower-case hexadecimal digits.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -42,13 +43,20 @@ def unseal(data: bytes, what: str) -> dict[str, Any]:
     if found != expected:
         raise Damaged(f"{what} is damaged: it begins with {found!r}, expected {expected!r} (the checksum of the rest)")
     try:
-        fields = json.loads(data)
+        fields = json.loads(data, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{what} is damaged: it is not JSON: {error}") from error
     if not isinstance(fields, dict):  # cannot happen, since the prefix starts an object
         raise Damaged(f"{what} is damaged: it is JSON of type {type(fields).__name__}, expected an object")
     del fields[_KEY]
     return fields
+
+
+def _finite(text: str) -> float:
+    """The value of a JSON number with a fraction or an exponent. Raises `ValueError` on NaN and infinity, which JSON cannot hold."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text}: expected a finite number")
+    return value
 
 
 def _prefix(rest: bytes) -> bytes:

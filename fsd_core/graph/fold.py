@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 from fsd_core.graph.library import NATIVE, RANDOM, STANDARD, label, library, reads, refused, session, subgraphs
-from fsd_core.graph.read import LARGE_BYTES, outside
+from fsd_core.graph.read import add_weights
 
 __all__ = ["fold", "infer"]
 
@@ -74,7 +74,7 @@ def _fold(model: Any, weights: dict[str, NDArray[Any]], where: str) -> None:
         with refused(f"{where}: the constants cannot be computed"):
             values = session(part, weights, made).run(None, {})
         for name, value in zip(made, values, strict=True):
-            _add(model, weights, name, np.asarray(value))
+            add_weights(model, weights, name, np.asarray(value))
     _keep(graph, rest)
     _prune(graph, weights)
 
@@ -112,14 +112,6 @@ def _part(model: Any, numbers: list[int]) -> Any:
     read = {name for node in part.graph.node for name in node.input}
     part.graph.initializer.extend(each for each in model.graph.initializer if each.name in read)
     return part
-
-
-def _add(model: Any, weights: dict[str, NDArray[Any]], name: str, value: NDArray[Any]) -> None:
-    tensor = library().numpy_helper.from_array(value, name)
-    if value.nbytes >= LARGE_BYTES:
-        weights[name] = value
-        tensor = outside(name, value, tensor.data_type, 0)
-    model.graph.initializer.add().CopyFrom(tensor)
 
 
 def _prune(graph: Any, weights: dict[str, NDArray[Any]]) -> None:

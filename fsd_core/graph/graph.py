@@ -36,7 +36,7 @@ class Graph:
     - ``inputs``: name, dtype and shape of each input; `None` in a shape is the batch axis.
     - ``no_batch``: why the inputs have no batch axis; `None`: axis 0 of each input is for samples.
     - ``name``: for people. ``path``: the file or folder, for errors.
-    - ``given``: inputs for the trial by name; `None`: random numbers.
+    - ``given``: inputs for the trial by name; `None`: random numbers. ``tried``: the trial, where it is known already.
     """
 
     model: Any
@@ -46,6 +46,7 @@ class Graph:
     name: str
     path: str
     given: Mapping[str, NDArray[Any]] | None = None
+    tried: Trial | None = None
 
     @property
     def opset(self) -> int:
@@ -69,7 +70,7 @@ class Graph:
     @cached_property
     def trial(self) -> Trial:
         """What one run of the model on this machine shows. Computed at its first use; raises `InputError` like `trial`."""
-        return trial(self)
+        return trial(self) if self.tried is None else self.tried
 
     @cached_property
     def digest(self) -> str:

@@ -20,7 +20,7 @@ from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 from fsd_core.graph.library import NATIVE, STANDARD, label, library, opsets, refused, subgraphs
 
-__all__ = ["LARGE_BYTES", "WEIGHTS_FILE", "outside", "read_file"]
+__all__ = ["LARGE_BYTES", "WEIGHTS_FILE", "add_weights", "outside", "read_file"]
 
 LARGE_BYTES = 1024  # weights of this size leave the message; smaller ones may be shapes, which shape inference reads
 WEIGHTS_FILE = "weights.bin"
@@ -50,7 +50,8 @@ def read_file(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
     where, folder = str(path), path.parent
     if not model.HasField("graph") or not model.graph.node or not model.ir_version:
         raise InputError(f"{path}: is not an ONNX model, or is damaged: expected a graph with nodes and a version")
-    _check_opsets(onnx, model, where)
+    _check_versions(onnx, model, where)
+    _check_values(model, where)
     _check_calls(model, where)
     for tensor in _tensors(model, where):
         _check_tensor(tensor, folder, where)
@@ -72,10 +73,32 @@ def outside(name: str, array: NDArray[Any], data_type: int, start: int) -> Any:
     return tensor
 
 
-def _check_opsets(onnx: Any, model: Any, where: str) -> None:
-    version, newest = opsets(model).get("", 0), onnx.defs.onnx_opset_version()
-    if version > newest:
-        raise InputError(f"{where}: opset {version}: expected at most {newest}, the newest that the installed package onnx knows")
+def add_weights(model: Any, weights: dict[str, NDArray[Any]], name: str, value: NDArray[Any]) -> None:
+    """Add a weight to ``model``; the data of a large one goes into ``weights``."""
+    onnx = library()
+    if value.nbytes >= LARGE_BYTES:
+        weights[name] = value
+        tensor = outside(name, value, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), 0)
+    else:
+        tensor = onnx.numpy_helper.from_array(value, name)
+    model.graph.initializer.add().CopyFrom(tensor)
+
+
+def _check_versions(onnx: Any, model: Any, where: str) -> None:
+    found = (("opset", opsets(model).get("", 0), onnx.defs.onnx_opset_version()), ("ir_version", model.ir_version, onnx.IR_VERSION))
+    for what, version, newest in found:
+        if version > newest:
+            raise InputError(f"{where}: {what} {version}: expected at most {newest}, the newest that the installed package onnx knows")
+
+
+def _check_values(model: Any, where: str) -> None:
+    """Raise `InputError` for an input or output without a type or a shape: the checker's own error does not name it."""
+    for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for each in values:
+            of = each.type.WhichOneof("value")
+            if of is None or (of == "tensor_type" and not each.type.tensor_type.HasField("shape")):
+                lacks = "type" if of is None else "shape"
+                raise InputError(f"{where}: {kind} {each.name!r} has no {lacks} in the file: expected one, with free axes where it varies")
 
 
 def _check_calls(model: Any, where: str) -> None:

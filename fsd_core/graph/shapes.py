@@ -99,12 +99,6 @@ def _dims(value: Any, given: Sequence[int] | None, where: str) -> list[Dim]:
         what = "a tensor of texts or of a dtype that numpy does not have" if kind == "tensor_type" else str(kind or "without a type")
         raise InputError(f"{where}: input {value.name!r} is {what.replace('_type', '')}: expected a tensor of numbers")
     tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        if given is None:
-            raise InputError(
-                f"{where}: the shape of input {value.name!r} is not known: expected one, such as --shape {value.name}=1x3x224x224"
-            )
-        return [f"{value.name}.{axis}" for axis in range(len(given))]
     dims: list[Dim] = []
     for axis, dim in enumerate(tensor.shape.dim):
         dims.append(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else _named(dim.dim_param) or f"{value.name}.{axis}")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
-from fsd_core.graph.library import refused, session
+from fsd_core.graph.library import NATIVE, refused, session
 
 if TYPE_CHECKING:
     from fsd_core.graph.graph import Graph
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Tensor", "Trial", "trial"]
 
 _INPUT_BYTES = 2 << 30
+_NAMES = {"float32": "float", "float64": "double"}  # of ONNX Runtime, where they are not those of numpy
+_NUMBERS = {f"tensor({_NAMES.get(dtype, dtype)})" for dtype in NATIVE.values()}
 RTOL, ATOL = 1e-4, 1e-5  # two samples together have to give what each gives alone
 
 
@@ -37,7 +39,7 @@ class Tensor:
 class Trial:
     """What the trial showed."""
 
-    tensors: dict[str, Tensor]  # by name; without those of another type, as sequences, and without all if the trial failed
+    tensors: dict[str, Tensor]  # by name; only those of `NATIVE` dtypes, and none if the trial failed
     failed: str | None  # why the model cannot compute the trial's inputs
     no_batch: str | None  # why two samples together do not give what each gives alone; `None`: they do, or there is no batch axis
 
@@ -54,20 +56,19 @@ def trial(graph: Graph) -> Trial:
     outputs = [each.name for each in graph.model.graph.output]
     with refused(f"{graph.path}: ONNX Runtime does not take this model"):
         runs = session(graph.model, graph.weights, made + [name for name in outputs if name not in made])
-    order = [each.name for each in runs.get_outputs()]
+    # ONNX Runtime cannot return bfloat16 as an array, and returns other dtypes that numpy does not have as uint8.
+    order = [each.name for each in runs.get_outputs() if each.type in _NUMBERS]
     random = np.random.default_rng(0)
     samples = [_inputs(graph, random) for _ in range(2 if graph.no_batch is None else 1)] if graph.given is None else _given(graph)
     try:
-        first = dict(zip(order, runs.run(None, samples[0]), strict=True))
+        first = dict(zip(order, runs.run(order, samples[0]) if order else [], strict=True))
     except Exception as error:  # of ONNX Runtime, of any kind
         return Trial({}, " ".join(str(error).split()), None)
-    tensors = {
-        name: Tensor(value.dtype.name, value.shape, value.nbytes)
-        for name, value in first.items()
-        if isinstance(value, np.ndarray) and value.dtype != object
-    }
+    tensors = {name: Tensor(value.dtype.name, value.shape, value.nbytes) for name, value in first.items()}
     if len(samples) == 1:
         return Trial(tensors, None, None)
+    if others := [name for name in outputs if name not in first]:
+        return Trial(tensors, None, f"output {others[0]!r} is no tensor of numbers")
     alone = [{name: first[name] for name in outputs}]
     return Trial(tensors, None, _why_not_alone(runs, samples, alone, outputs))
 

@@ -88,7 +88,7 @@ class Session:
         over = threading.Event()
         store = Store(MeteredObjects(objects, self._meter), Retry(math.inf, self._meter, stop=over, outage_s=OUTAGE_S))
         lease = slots.lease(store, self._resources.slots, self._run)
-        cleanup = Cleanup(self._provider, self._resources, Store(objects, Retry(math.inf, Meter())), invoker, lease, 0)
+        cleanup = Cleanup(self._provider, self._resources, Store(objects, Retry(math.inf, Meter())), invoker, lease)
         try:
             threading.Thread(target=slots.renew, args=(store, lease, over), name="fsd-lease", daemon=True).start()
             self._measure(store, invoker, lease)

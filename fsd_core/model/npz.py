@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,10 @@ from fsd_core.common.files import open_regular
 from fsd_core.errors import InputError
 from fsd_core.model.layer import Csr
 
-__all__ = ["SCIPY_KEYS", "compressed", "dense", "from_dense", "members", "read_matrix", "read_npy", "read_npz", "scipy_csr"]
+__all__ = [
+    "SCIPY_KEYS", "check_is_file", "compressed", "dense", "from_dense", "members", "read_matrix", "read_npy", "read_npz", "scipy_csr",
+    "write_npz",
+]  # fmt: skip
 
 SCIPY_KEYS = {"format", "shape", "data", "indices", "indptr"}  # the arrays that scipy.sparse.save_npz writes for a CSR matrix
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -54,9 +58,7 @@ def read_matrix(path: Path, width: int | None = None) -> Csr:
     In an ``.npz``, the dense array has the name ``x``, or it is the only one. An array of more than two axes is taken as rows of samples if
     each sample has ``width`` values. Raises InputError, which names the file.
     """
-    if not os.path.isfile(path):  # to open a pipe would wait for its other end
-        state = "is not a file" if os.path.lexists(path) else "no such file"
-        raise InputError(f"{path}: {state}: expected an .npz or .npy file")
+    check_is_file(path)
     arrays = {"x": read_npy(path)} if path.suffix == ".npy" else read_npz(path)
     try:
         if arrays.keys() >= SCIPY_KEYS:
@@ -70,6 +72,21 @@ def read_matrix(path: Path, width: int | None = None) -> Csr:
         return from_dense(dense(array))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def check_is_file(path: Path) -> None:
+    """Raise InputError unless ``path`` is a regular file: to open a pipe would wait for its other end."""
+    if not os.path.isfile(path):
+        state = "is not a file" if os.path.lexists(path) else "no such file"
+        raise InputError(f"{path}: {state}: expected an .npz or .npy file")
+
+
+def write_npz(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name, compressed. `numpy.savez_compressed` refuses some names, such as file, because its arguments have them."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, array, allow_pickle=False)
 
 
 def from_dense(array: NDArray[np.float32]) -> Csr:

@@ -61,7 +61,7 @@ def sizes(samples: int, batch_size: int | None, parallel: Parallel, wanted: int 
     if len(found) < parallel.data:
         raise InputError(
             f"batch_size {batch_size} makes {len(found)} micro-batches of {samples} samples: expected at least {parallel.data}, one for "
-            f"each replica; use a batch_size of at most {samples // parallel.data}"
+            f"each replica; use batch_size {samples // parallel.data} or less"
         )
     return found
 

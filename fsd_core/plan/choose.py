@@ -10,9 +10,9 @@ import attrs
 
 from fsd_core.driver import InvokeLimits
 from fsd_core.partition import Parallel
-from fsd_core.plan.facts import Facts
 from fsd_core.plan.predict import Prediction
 from fsd_core.plan.ways import Given, Place, Refused, Way, Ways
+from fsd_core.plan.workload import Workload
 from fsd_core.protocol.runconfig import CHANNELS
 
 __all__ = ["OBJECTIVES", "Candidate", "Wishes", "choose", "compare", "front", "key_of", "reason", "shape_words"]
@@ -90,7 +90,7 @@ class Wishes:
 
 
 def compare(
-    facts: Facts,
+    workload: Workload,
     places: Sequence[Place],
     wishes: Wishes,
     *,
@@ -103,7 +103,7 @@ def compare(
     First briefly, those that may be the fastest before others; a way that cannot beat these is not simulated. Then at length those that may
     be among the best.
     """
-    ways, found = Ways(facts, given or Given()), list[Candidate]()
+    ways, found = Ways(workload, given or Given()), list[Candidate]()
     for number, place in enumerate(places):
         queue: list[tuple[Way, dict[int, tuple[float, float]]]] = []  # with the least that it takes and costs, by size of a function
         for shape in ways.shapes:
@@ -264,7 +264,9 @@ def reason(choice: Candidate, candidates: Sequence[Candidate], objective: str) -
     split = [each for each in alike if each.parallel.workers > 1 and each.feasible]
     if choice.parallel.workers == 1:
         if not split:
-            return f"One function is best here: it takes {_figures(choice)}, and no split that was priced is possible."
+            beaten = any(each.beaten and each.parallel.workers > 1 for each in candidates)  # such a split is possible, but not better
+            splits = "no possible split is faster or cheaper" if beaten else "no split that was priced is possible"
+            return f"One function is best here: it takes {_figures(choice)}, and {splits}."
         other = min(split, key=lambda each: key_of(objective, each))
         next_one = f"the next best split, {shape_words(other.parallel)}, takes {_figures(other)}"
         return f"One function is best here: it takes {_figures(choice)}; {next_one}."

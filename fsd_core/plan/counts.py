@@ -13,17 +13,14 @@ from fsd_core.channel.hybrid import NOTICE_BYTES
 from fsd_core.channel.objects import HEAD_BYTES, bundle_bytes
 from fsd_core.channel.packing import batched, body_bytes, copies, piece_bytes, piece_sizes
 from fsd_core.driver import MessageLimits
-from fsd_core.plan.facts import EMPTY_BYTES, Facts
-from fsd_core.plan.traffic import Split, Step
-from fsd_core.protocol.shard import HEAD_BYTES as SHARD_HEAD_BYTES
-from fsd_core.protocol.shard import READ_BYTES
+from fsd_core.plan.split import EMPTY_BYTES, Split, Step
 from fsd_core.providers.outline import Outline
 
-__all__ = ["Exchange", "Fixed", "exchange", "fixed"]
+__all__ = ["RECORD_BYTES", "Exchange", "Fixed", "exchange", "fixed"]
 
 # Bytes of the small objects of a run, as measured: a claim, a lease, a rank's record with its timeline and lines, and the configuration.
 CLAIM_BYTES, LEASE_BYTES, RECORD_BYTES, CONFIG_BYTES, KEY_BYTES = 550, 130, 1900, 900, 90
-SEGMENT_BYTES, SEGMENT_ROW_BYTES = 900, 4  # of a layer in a shard: its head, and each row that the rank sends
+ENTRY_BYTES = 2500  # of the audit log
 DONE = b"done"  # what a rank with outputs sends to rank 0 in the last step
 
 
@@ -123,92 +120,51 @@ def _publish(counts: Counter[str], bodies: list[int], outline: Outline, times: i
 
 @attrs.frozen(eq=False)
 class Fixed:
-    """What a run requests apart from its exchanges, and the bytes that each rank of a replica loads."""
+    """What a run requests apart from its exchanges, and the bytes of one micro-batch that each rank of a replica reads and writes."""
 
     counts: Counter[str]
-    head_bytes: NDArray[np.float64]  # (ranks,) of the first read of the shard
-    groups: tuple[tuple[float, ...], ...]  # by rank: the bytes of each later read of the shard
-    input_bytes: NDArray[np.float64]  # (ranks,) of one micro-batch
-    output_bytes: NDArray[np.float64]  # (ranks,) of one micro-batch; 0: the rank writes no output
+    input_bytes: NDArray[np.float64]  # (ranks,); 0: the rank reads no input
+    output_bytes: NDArray[np.float64]  # (ranks,); 0: the rank writes no output
 
 
-def fixed(facts: Facts, split: Split, channel: str, outline: Outline, *, staged: bool, keep: bool) -> Fixed:
+def fixed(split: Split, channel: str, outline: Outline, *, staged: bool, keep: bool) -> Fixed:
     """The requests of the client and of the workers apart from exchanges, polls and progress.
 
     ``staged``: weights and inputs are in the store already. ``keep``: workers keep their weights from one micro-batch to the next.
     """
-    shape, layers = split.parallel, len(split.rows)
+    shape, layers = split.parallel, split.layers
     ranks, workers, batches = shape.parts, shape.workers, len(split.batches)
-    share = max(split.batches) / facts.samples
     counts: Counter[str] = Counter()
-    segments = _segments(facts, split)
-    shard_bytes = segments.sum(axis=0)
-    groups, heads = [], np.zeros(ranks)
-    for rank in range(ranks):
-        sizes = segments[:, rank][segments[:, rank] > 0]
-        total = float(sizes.sum())
-        heads[rank] = min(SHARD_HEAD_BYTES, total)
-        groups.append(tuple(_groups(sizes.tolist())))
-    reads = batches / shape.data if not keep else 1.0
-    gets = np.array([len(each) for each in groups]) * reads
-    counts.update(object_gets=int(workers + shape.data * gets.sum()))  # heads, groups
-    counts.update(object_bytes_read=int(shape.data * sum(head + reads * sum(each) for head, each in zip(heads, groups, strict=True))))
-    needs_input = split.inputs > 0
-    whole = facts.whole[0] - EMPTY_BYTES
-    inputs = np.where(needs_input, EMPTY_BYTES + whole * share * split.inputs / float(facts.widths[0]), 0.0)
-    counts.update(object_gets=int(needs_input.sum()) * batches, object_bytes_read=int(inputs.sum() * batches))
+    again = batches / shape.data if not keep else 1.0
+    heads = np.array([each[0] for each in split.reads])
+    rest = np.array([sum(each[1:]) for each in split.reads])
+    gets = again * sum(len(each) - 1 for each in split.reads)
+    counts.update(object_gets=int(workers + shape.data * gets))
+    counts.update(object_bytes_read=int(shape.data * (heads.sum() + again * rest.sum())))
+    inputs = np.where(split.input_bytes > 0, EMPTY_BYTES + split.input_bytes * split.share, 0.0)
+    readers = int((inputs > 0).sum())
+    counts.update(object_gets=readers * batches, object_bytes_read=int(inputs.sum() * batches))
     if not staged:
-        puts = ranks + 1 + int(needs_input.sum()) * batches + 1
-        counts.update(object_puts=puts, object_bytes_written=int(shard_bytes.sum() + inputs.sum() * batches))
+        puts = ranks + 1 + readers * batches + 1
+        counts.update(object_puts=puts, object_bytes_written=int(heads.sum() + rest.sum() + inputs.sum() * batches))
     counts.update(object_gets=2)  # the manifests
-    last = split.rows[layers - 1]
-    whole = facts.whole[1] - EMPTY_BYTES
-    outputs = np.where(last > 0, EMPTY_BYTES + whole * share * last / max(1.0, float(last.sum())), 0.0)
-    writers = int((last > 0).sum())
+    outputs = np.where(split.output_bytes > 0, EMPTY_BYTES + split.output_bytes * split.share, 0.0)
+    writers = int((outputs > 0).sum())
     config = CONFIG_BYTES + KEY_BYTES * (ranks + batches * ranks)
     counts.update(object_puts=writers * batches, object_bytes_written=int(outputs.sum() * batches))  # written, and collected
     counts.update(object_gets=writers * batches, object_bytes_read=int(outputs.sum() * batches))
     # A worker looks for an abort, claims, reads the configuration, and writes its record, which the client reads.
     counts.update(object_gets=3 * workers, object_puts=2 * workers, invocations=workers)
     counts.update(object_bytes_read=workers * (config + RECORD_BYTES), object_bytes_written=workers * (CLAIM_BYTES + RECORD_BYTES))
-    # The client leases and releases a slot, lists what the run left, and writes the configuration.
-    counts.update(object_lists=2 + int(workers * (3 + layers / 100) / outline.objects.page_keys), object_puts=3)
-    counts.update(object_bytes_written=config + 2 * LEASE_BYTES)
-    done = writers * shape.data - int(last[0] > 0)  # ranks that tell rank 0 that their output is written
+    # The client leases and releases a slot, lists what the run left, and writes the configuration; it reads its last entry of the audit
+    # log and writes the next one.
+    counts.update(object_lists=2 + int(workers * (3 + layers / 100) / outline.objects.page_keys), object_puts=4, object_gets=1)
+    counts.update(object_bytes_written=config + 2 * LEASE_BYTES + ENTRY_BYTES, object_bytes_read=ENTRY_BYTES)
+    done = writers * shape.data - int(outputs[0] > 0)  # ranks that tell rank 0 that their output is written
     if workers > 1 and channel == "object":
         counts.update(object_puts=done, object_bytes_written=done * bundle_bytes([len(DONE)]))
         counts.update(object_bytes_read=done * bundle_bytes([len(DONE)]))
     elif workers > 1:
         for _ in range(done):
             _publish(counts, [body_bytes(len(DONE), outline.messages)], outline)
-    return Fixed(counts, heads, tuple(groups), inputs, outputs)
-
-
-def _segments(facts: Facts, split: Split) -> NDArray[np.float64]:
-    """The bytes of each layer in the shard of each rank, (layers, ranks); 0 where it has none."""
-    each = facts.stored / np.maximum(1, facts.nonzeros)
-    found = split.nonzeros * each[:, None] + np.where(split.rows > 0, SEGMENT_BYTES, 0)
-    for step in split.steps:
-        sends = np.zeros(found.shape[1])
-        np.add.at(sends, step.sources, step.rows * SEGMENT_ROW_BYTES)
-        sends[np.unique(step.sources)] += np.where(found[step.layer - 1, np.unique(step.sources)] > 0, 0, SEGMENT_BYTES)
-        found[step.layer - 1] += sends
-    return found
-
-
-def _groups(sizes: list[float]) -> list[float]:
-    """The bytes of each read after the head, which holds the first bytes: the first layer, then groups of up to `READ_BYTES`."""
-    if not sizes:
-        return []
-    found, position, group = [], sizes[0], 0.0
-    if sizes[0] > SHARD_HEAD_BYTES:
-        found.append(sizes[0] - SHARD_HEAD_BYTES)
-    for size in sizes[1:]:
-        if group and group + size > READ_BYTES:
-            found.append(min(group, max(0.0, position - SHARD_HEAD_BYTES)))
-            group = 0.0
-        group += size
-        position += size
-    if group:
-        found.append(min(group, max(0.0, position - SHARD_HEAD_BYTES)))
-    return [each for each in found if each > 0]
+    return Fixed(counts, inputs, outputs)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from fsd_core.errors import InputError
 from fsd_core.latency import Latency
-from fsd_core.model import Model
 from fsd_core.partition import Parallel
 from fsd_core.plan.choose import Wishes, choose, reason
 from fsd_core.plan.making import nothing
 from fsd_core.plan.places import outline_of, place
 from fsd_core.plan.pricing import priced
 from fsd_core.plan.ways import Given
+from fsd_core.plan.workload import Workload
 
 __all__ = ["Decision", "decide"]
 
 UNKNOWN = "hybrid"  # the channel where a provider does not say its limits
-UNKNOWN_WORKERS = 8
 
 
 @attrs.frozen
@@ -34,8 +32,7 @@ class Decision:
 
 
 def decide(
-    model: Model,
-    inputs: Any,
+    workload: Workload,
     provider: str,
     settings: Mapping[str, object],
     given: Given,
@@ -45,8 +42,8 @@ def decide(
 ) -> Decision:
     """Choose the split and the channel that are not ``given``, by the prices and latencies of ``provider`` with its ``settings``.
 
-    ``inputs``: scipy CSR (samples, inputs) float32. ``latency``: what the run asks for; `None`: the provider's own, of this machine those
-    of its processes and files. The memory of a function is that of the settings. Raises `InputError` if nothing is possible.
+    ``latency``: what the run asks for; `None`: the provider's own, of this machine those of its processes and files. The memory of a
+    function is that of the settings. Raises `InputError` if nothing is possible.
     """
     shape = given.split if isinstance(given.split, Parallel) else None
     channel = given.channel
@@ -54,16 +51,16 @@ def decide(
         return Decision(shape, channel or UNKNOWN)
     if outline_of(provider, settings) is None:
         why = f"provider {provider} does not say its limits, so nothing can be predicted"
-        workers = given.split if isinstance(given.split, int) else UNKNOWN_WORKERS
-        return Decision(shape or Parallel(tensor=workers), channel or UNKNOWN, why)
+        workers = given.split if isinstance(given.split, int) else None
+        return Decision(shape or workload.unplanned(workers), channel or UNKNOWN, why)
     where = place(provider, settings, latency.scaled() if latency else None)
     memory = where.outline.functions.memory_bytes
     given = attrs.evolve(given, memory_mb=None if memory is None else memory >> 20)
-    found = priced(model, inputs, [where], Wishes(), given=given, colds=(True,), home=home).candidates
+    found = priced(workload, [where], Wishes(), given=given, colds=(True,), home=home).candidates
     usable = [each for each in found if each.feasible and each.prediction is not None]
     if not usable:
         if shape is not None:  # only the channel was to choose: what makes the run tells more exactly what is wrong with the split
             return Decision(shape, UNKNOWN)
-        raise InputError(nothing(model, found, Wishes()))
+        raise InputError(nothing(workload.name, found, Wishes()))
     best = choose(given.objective, usable)
     return Decision(best.parallel, channel or best.channel, reason(best, found, given.objective))

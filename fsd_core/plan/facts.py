@@ -21,6 +21,7 @@ from fsd_core.kernel import Block, Finish, Fused, Weights, stacked, weights
 from fsd_core.model import Csr, Layer, Model
 from fsd_core.model.activation import activate
 from fsd_core.partition.stages import DENSE_SHARE, WORK_S
+from fsd_core.plan.split import EMPTY_BYTES
 
 __all__ = ["BUDGET_S", "Facts", "described", "learn"]
 
@@ -30,7 +31,6 @@ FIRST_SHARE = 0.4  # of the time, at most, for the first pass
 PROBE_SHARE = 0.2  # of the time, to measure the kernel
 KEPT_VALUES = 1 << 26  # activations that are kept, to be encoded: 256 MB
 DENSE_BYTES = 4.0  # of an activation of which nothing is known
-EMPTY_BYTES = 35  # of an encoded block without live samples
 
 
 @attrs.frozen(eq=False)

@@ -1,37 +1,31 @@
-"""`make_plan`: prices the ways to run a model on an input at several providers, and chooses one, as ``fsd plan`` does."""
+"""`Plan`: the ways to run a model on an input at several providers, and the one that is best."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from fsd_core import latency as tables
-from fsd_core.common import arguments
-from fsd_core.common.fields import suggestion
 from fsd_core.errors import InputError
-from fsd_core.model import Model, open_model
-from fsd_core.model.inputs import open_samples
-from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, front, key_of, reason, shape_words
-from fsd_core.plan.places import has_outline, place
+from fsd_core.plan.choose import Candidate, Wishes, choose, front, key_of, reason, shape_words
 from fsd_core.plan.pricing import Priced, priced
 from fsd_core.plan.ways import Place
-from fsd_core.providers import registry
+from fsd_core.plan.workload import Workload
 
-__all__ = ["Plan", "make_plan", "nothing"]
+__all__ = ["Plan", "nothing", "plan_of"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Plan:
-    """What `make_plan` found.
+    """What `fsd_core.make_plan` found.
 
     - ``choice``: the `Candidate` that the objective chooses, a cold start; ``reason``: why, in one sentence.
     - ``candidates``: all ways that were priced, possible or not; ``front``: of the cold ones, those that no other one beats in both time
       and money, the fastest first.
-    - ``about``: model, input, sizes and wishes, for people. ``notes``: what the figures rest on.
+    - ``about``: model, input and wishes, for people; ``sizes``: of model and input. ``notes``: what the figures rest on.
     - ``per_day``: for each provider with a server in its tariff, from how many runs a day that server is cheaper; empty if not asked for.
     """
 
@@ -40,6 +34,7 @@ class Plan:
     candidates: tuple[Candidate, ...] = attrs.field(repr=False)
     objective: str
     about: Mapping[str, Any]
+    sizes: Mapping[str, int]
     notes: tuple[str, ...]
     per_day: tuple[Mapping[str, Any], ...] = ()
 
@@ -58,7 +53,7 @@ class Plan:
             "choice": self.choice.to_json(),
             "reason": self.reason,
             "objective": self.objective,
-            "about": dict(self.about),
+            "about": dict(self.about) | dict(self.sizes),
             "candidates": [each.to_json() for each in self.candidates],
             "notes": list(self.notes),
             "per_day": [dict(each) for each in self.per_day],
@@ -72,72 +67,39 @@ class Plan:
         if shape.workers > 1:
             top["channel"] = choice.channel
         if choice.prediction is not None and choice.prediction.micro_batches > shape.data:
-            top["batch_size"] = -(-int(self.about["samples"]) // choice.prediction.micro_batches)
+            top["batch_size"] = -(-self.sizes["samples"] // choice.prediction.micro_batches)
         return {"": top, choice.provider: {"memory_mb": choice.memory_mb}}
 
 
-def make_plan(
-    model: Model | str | os.PathLike[str],
-    inputs: Any,
+def plan_of(
+    workload: Workload,
+    places: Sequence[Place],
+    wishes: Wishes,
+    words: Mapping[str, str],
     *,
-    providers: Sequence[str] | None = None,
-    objective: str = "cost",
-    deadline: float | None = None,
-    budget: float | None = None,
-    per_day: float | None = None,
-    settings: Mapping[str, Mapping[str, object]] | None = None,
-    latency: str | os.PathLike[str] | None = None,
-    home: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    objective: str,
+    per_day: float | None,
+    home: Path,
+    progress: Callable[[int, int], None] | None,
 ) -> Plan:
-    """Price the ways to run ``model`` on ``inputs`` and choose one, as ``fsd plan`` does. Starts nothing and makes no request.
-
-    - ``model``, ``inputs``: as `run` takes them. Some samples are computed here for about half a second.
-    - ``providers``: names. Default: the installed ones that have a table of latencies, which are aws, gcp and azure.
-    - ``objective``: cost (the least USD), latency (the least median time) or balanced (the least product of the two).
-    - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
-    - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
-    - ``settings``: the tables of ``fsd.toml`` by provider, for instance ``{"aws": {"concurrency": 10}}``.
-    - ``latency``: the table of latencies of all providers, a name or a path. Default: the table that `measure` made of each provider, else
-      the one that comes with the provider; for the local provider, what this machine takes by itself.
-    - ``home``: the folder below which plans are kept, so that the same call is fast the next time. Default: ``$FSD_HOME``, else ``~/.fsd``.
-    - ``progress``: called with the number of ways that are priced and of all ways.
-
-    Returns a `Plan`. Raises `InputError` if an argument is wrong; if no split makes the model fit into functions (the line says how much
-    memory is missing); or if no way meets the deadline and the budget (the line names the nearest way).
-    """
-    objective = arguments.one_of("objective", objective, OBJECTIVES)
-    limit_s = None if deadline is None else arguments.seconds("deadline", deadline)
-    limit_usd, runs = (
-        None if each is None else arguments.number(name, each, "a number above 0", lambda value: value > 0)
-        for name, each in (("budget", budget), ("per_day", per_day))
-    )
-    wishes = Wishes(limit_s, limit_usd)
-    advance = arguments.callback("progress", progress)
-    given = {name: arguments.table(f"settings[{name!r}]", each) for name, each in arguments.table("settings", settings or {}).items()}
-    folder = arguments.home(home)
-    places = [place(name, given.get(name, {}), latency) for name in _names(providers)]
-    opened = model if isinstance(model, Model) else open_model(model)
-    samples = open_samples(inputs, opened)
-    found = priced(opened, samples, places, wishes, home=folder, progress=advance)
+    """The `Plan` for a workload. ``words``: what the user called the model and the input. Other arguments and errors: see `make_plan`."""
+    found = priced(workload, places, wishes, home=home, progress=progress)
     candidates = found.candidates
     cold = [each for each in candidates if each.cold and each.feasible and each.prediction is not None]
     if not cold:
-        raise InputError(nothing(opened, candidates, wishes))
+        raise InputError(nothing(workload.name, candidates, wishes))
     choice = choose(objective, cold)
     assert choice.prediction is not None
-    words: dict[str, Any] = {"model": opened.name, "input": "given"}
-    words |= {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
-    words |= {"samples": samples.shape[0], "neurons": opened.neurons, "layers": len(opened.layers), "weights": opened.nonzeros}
-    words |= {name: each for name, each in (("deadline", deadline), ("budget", budget), ("per_day", per_day)) if each is not None}
+    limits = (("deadline", wishes.deadline), ("budget", wishes.budget), ("per_day", per_day))
     return Plan(
         choice=choice,
         reason=reason(choice, candidates, objective),
         candidates=tuple(candidates),
         objective=objective,
-        about=words,
+        about={"model": workload.name, "input": "given"} | dict(words) | {name: each for name, each in limits if each is not None},
+        sizes=dict(workload.about()),
         notes=tuple(choice.prediction.notes),
-        per_day=tuple(_servers(found, places, cold, runs)) if runs is not None else (),
+        per_day=tuple(_servers(found, places, cold, per_day)) if per_day is not None else (),
     )
 
 
@@ -145,34 +107,21 @@ def _way(each: Candidate) -> tuple[Any, ...]:
     return each.provider, each.channel, each.parallel, each.memory_mb
 
 
-def _names(providers: Sequence[str] | None) -> list[str]:
-    known = registry.installed()
-    if providers is None:
-        measured = [name for name in known if name in tables.names() and name != "local" and has_outline(name)]
-        return measured or ["local"]
-    if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
-        raise InputError(f"providers {providers!r}: expected a list of some of {', '.join(known)}")
-    for name in providers:
-        if name not in known:
-            raise InputError(f"providers: {name!r} is not installed: {suggestion(str(name), known)}")
-    return list(dict.fromkeys(providers))
-
-
-def nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> str:
+def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
     """The error line where nothing is possible, or nothing meets the wishes."""
     simulated = [each for each in candidates if each.prediction is not None and each.cold]
     if not simulated:
         large = [each for each in candidates if each.needs_bytes]
         if not large:
             quota = "; ".join(dict.fromkeys(each.why for each in candidates))
-            return f"{model.name}: there is no possible way to run it: {quota}"
+            return f"{name}: there is no possible way to run it: {quota}"
         least = min(large, key=lambda each: each.needs_bytes)
         most = max(each.memory_mb for each in candidates) << 20
         workers = -(-least.needs_bytes * least.parallel.workers // most)
         quotas = sorted({each.why for each in candidates if each.why.startswith("quota")})
         also = f" ({quotas[0]})" if quotas else ""
         return (
-            f"{model.name}: fits no function however it is split: the smallest part, with {shape_words(least.parallel)}, needs "
+            f"{name}: fits no function however it is split: the smallest part, with {shape_words(least.parallel)}, needs "
             f"{least.needs_bytes / 1e9:.3g} GB, a function has {most / 1e9:.3g} GB{also}: expected about {workers} workers or more"
         )
     words = []
@@ -187,7 +136,7 @@ def nothing(model: Model, candidates: Sequence[Candidate], wishes: Wishes) -> st
         best = f"costs {near.prediction.usd or 0:.3g} USD"
         words.append(f"budget {wishes.budget:g}: the cheapest way, {shape_words(near.parallel)} on {near.provider}, {best}")
     if not words:
-        return f"{model.name}: there is no possible way to run it: {simulated[0].why}"
+        return f"{name}: there is no possible way to run it: {simulated[0].why}"
     return f"{'; '.join(words)}: expected limits that at least one way meets"
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.channel.objects import first_get_s, next_get_s
-from fsd_core.channel.packing import ack_messages, open_receiver, open_receives
-from fsd_core.channel.queue import linger_s
+from fsd_core.channel.packing import ack_messages, linger_s, open_receiver, open_receives
 from fsd_core.plan.sample import Sampler
 from fsd_core.providers.outline import Outline
 

@@ -16,12 +16,12 @@ from fsd_core.channel.kept import KEPT_ENTRY_BYTES, RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.latency import Table
 from fsd_core.partition import Parallel
+from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
-from fsd_core.plan.facts import Facts
 from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepared
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
-from fsd_core.plan.traffic import Split
+from fsd_core.plan.split import Split
 from fsd_core.protocol.records import HEAD_BYTES
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
@@ -67,10 +67,16 @@ class Platform:
 
     def crowd(self, split: Split) -> float:
         """How many workers of this split share a core."""
-        if not self.crowded:
-            return 1.0
-        busy = split.parallel.data * split.parallel.tensor * min(split.parallel.pipeline, split.replica_batches)
-        return max(1.0, busy / (os.cpu_count() or 1))
+        return max(1.0, self._busy(split) / (os.cpu_count() or 1)) if self.crowded else 1.0
+
+    def gain(self, split: Split) -> float:
+        """How many times faster a worker of this split computes with all cores that it has than with one."""
+        cores = (os.cpu_count() or 1) / self._busy(split) if self.crowded else self.outline.cores(self.memory_mb)
+        return max(1.0, min(split.cores, cores))
+
+    def _busy(self, split: Split) -> int:
+        """How many workers compute at the same time."""
+        return split.parallel.data * split.parallel.tensor * min(split.parallel.pipeline, split.replica_batches)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -115,13 +121,12 @@ class Prediction:
         return found | {"memory_bytes_max": int(self.memory_by_rank.max()), "notes": list(self.notes)}
 
 
-def predict(facts: Facts, split: Split, platform: Platform, channel: str, **options: Any) -> Prediction:
+def predict(split: Split, platform: Platform, channel: str, **options: Any) -> Prediction:
     """Predict one run, as `predict_each` does for several platforms."""
-    return predict_each(facts, split, [platform], channel, **options)[0]
+    return predict_each(split, [platform], channel, **options)[0]
 
 
 def predict_each(
-    facts: Facts,
     split: Split,
     platforms: Sequence[Platform],
     channel: str,
@@ -134,7 +139,7 @@ def predict_each(
     runs: int = RUNS,
     seed: int = 0,
     most_batches: int = 40,
-    memory_by_rank: NDArray[np.float64] | None = None,
+    memory_by_rank: Sequence[float] = (0.0,),
 ) -> list[Prediction]:
     """Predict a run on each of some platforms, which differ only in memory, speed, and whether functions are cold: in one simulation.
 
@@ -142,22 +147,25 @@ def predict_each(
     store already, so the client uploads nothing. ``keep``: a worker keeps its weights from one micro-batch to the next. ``branching``: of
     the launch tree. ``recovery``: a worker that ends leaves in its record what it sent. ``runs``: simulated runs of each platform;
     ``seed``: of their draws. Of more than ``most_batches`` micro-batches of a replica, the others take as long as the last simulated one.
-    ``memory_by_rank``: bytes, if they are known.
+    ``memory_by_rank``: bytes; they change nothing else.
     """
     shape, eager, first, variants = split.parallel, objective == "latency", platforms[0], len(platforms)
     outline = _soonest(first) if eager else first.outline
-    around = fixed(facts, split, channel, outline, staged=staged, keep=keep)
+    keep = keep or split.loads_first
+    around = fixed(split, channel, outline, staged=staged, keep=keep)
     pace = np.repeat([each.pace for each in platforms], runs)[:, None]
     cold = np.repeat([each.cold for each in platforms], runs)
     crowd, count = first.crowd(split), runs * variants
     replicas = int(min(shape.data, max(1, VALUES // (count * shape.tensor**2))))
     whole = Sampler(first.table, count, seed, seeds=first.seeds, variants=variants)
-    prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, around.groups)) + around.head_bytes.sum()))
+    prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, split.reads))))
     begun = launched(whole, shape.workers, branching, cold, Cpu(pace, crowd).seconds(BEGIN_S))
     some = np.arange(replicas) * shape.data // replicas
     inner = Sampler(first.table, count * replicas, seed + 1, like=whole, copies=replicas)
-    cpu = Cpu(np.repeat(pace, replicas, axis=0), crowd)
-    simulation = Simulation(facts, split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep, most_batches=most_batches)
+    gain = np.repeat([each.gain(split) for each in platforms], runs)[:, None]
+    starting = max(1.0, shape.workers / (os.cpu_count() or 1)) if first.crowded else 1.0
+    cpu = Cpu(np.repeat(pace, replicas, axis=0), crowd, np.repeat(gain, replicas, axis=0), starting)
+    simulation = Simulation(split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep, most_batches=most_batches)
     flow = simulation.run(Begun(*(_of(each, shape, some) for each in (begun.began, begun.ready))))
     written, load, compute = (each.reshape(count, replicas) for each in (flow.written, flow.load, flow.compute))
     written, load, compute = written.max(axis=1), load.mean(axis=1), compute.mean(axis=1)
@@ -175,12 +183,10 @@ def predict_each(
     parts["exchange"] = np.maximum(0.0, ended - launch - load - compute)
     parts["collect"] = answer - ended
     working, lasted = written - launch, flow.ended - _of(begun.began, shape, some)  # (runs,); (runs x replicas, ranks) of a function
-    bytes_by_rank = _bytes_by_rank(facts, split)
+    bytes_by_rank = _bytes_by_rank(split)
     if recovery:
         left = _left_bytes(split, simulation)  # of which the client reads no more than the beginning
-        around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES).sum()))
-    if memory_by_rank is None:
-        memory_by_rank = np.array([sizes.predicted(max(split.batches), outline.functions, keep=keep).bytes for sizes in split.sizes], float)
+        around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     found = []
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
@@ -201,11 +207,11 @@ def predict_each(
                 parts={name: float(parts[name][own].mean()) for name in PARTS},
                 meter=meter,
                 bytes_by_rank=bytes_by_rank,
-                memory_by_rank=memory_by_rank,
+                memory_by_rank=np.array(memory_by_rank, np.float64),
                 usd=usd,
                 usd_by_service=by_service,
-                error=facts.error,
-                notes=_notes(facts, split, platform),
+                error=split.error,
+                notes=[*split.notes, *_notes(platform)],
             )
         )
     return found
@@ -259,16 +265,16 @@ def _meter(
 def _left_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
     """(workers,) bytes sent through queues that a rank leaves in its record: none where they are too many for that."""
     sent = np.zeros(split.parallel.parts)
-    for each in simulation.exchanges.values():
+    for each in simulation.exchanges.values() if simulation.channel != "object" else ():
         queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
         np.add.at(sent, each.step.sources, queued)
     return np.tile(np.where(sent <= RECORD_BYTES, sent, 0.0), split.parallel.data)
 
 
-def _bytes_by_rank(facts: Facts, split: Split) -> NDArray[np.float64]:
+def _bytes_by_rank(split: Split) -> NDArray[np.float64]:
     found = np.zeros(split.parallel.parts)
     for step in split.steps:
-        payloads = step.payloads(max(split.batches) / facts.samples) * step.weight * split.replica_batches
+        payloads = step.payloads(split.share) * step.weight * split.replica_batches
         np.add.at(found, step.sources, payloads)
         np.add.at(found, step.targets, payloads)
     return found
@@ -287,13 +293,8 @@ def _bill(
     return made.total_usd, {name: sum(line.usd for line in lines) for name, lines in made.by_service.items()}
 
 
-def _notes(facts: Facts, split: Split, platform: Platform) -> list[str]:
+def _notes(platform: Platform) -> list[str]:
     found = []
-    if facts.sampled < facts.samples:
-        through = "" if facts.reached == len(facts.nonzeros) else f", through {facts.reached} of {len(facts.nonzeros)} layers"
-        found.append(f"{facts.sampled} of {facts.samples} samples were computed{through}: live samples are off by about {facts.error:.0%}")
-    if not split.exact and split.parallel.tensor > 1:
-        found.append("rows that travel are estimated for contiguous rows; a hypergraph partition moves fewer where layers are sparse")
     if platform.table is not None and platform.table.measured is not None:
         measured = platform.table.measured
         where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")

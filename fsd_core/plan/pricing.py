@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,14 @@ from typing import Any
 import attrs
 import numpy as np
 
-from fsd_core.kernel import compiled
-from fsd_core.model import Model
 from fsd_core.partition import Parallel
 from fsd_core.plan.choose import Candidate, Wishes, compare
-from fsd_core.plan.facts import learn
-from fsd_core.plan.kept import digest, input_digest, remembered
+from fsd_core.plan.kept import digest, remembered
 from fsd_core.plan.predict import Prediction
 from fsd_core.plan.ways import Given, Place
-from fsd_core.versions import versions
+from fsd_core.plan.workload import Workload
 
-__all__ = ["Priced", "place_words", "prediction_of", "priced", "workload_digest"]
+__all__ = ["Priced", "place_words", "prediction_of", "priced"]
 
 
 @attrs.frozen(eq=False)
@@ -32,8 +28,7 @@ class Priced:
 
 
 def priced(
-    model: Model,
-    inputs: Any,
+    workload: Workload,
     places: Sequence[Place],
     wishes: Wishes,
     *,
@@ -42,22 +37,15 @@ def priced(
     home: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Priced:
-    """What `compare` finds for ``model`` on ``inputs``, a scipy CSR matrix (samples, inputs) float32; kept below ``home``."""
+    """What `compare` finds for a workload; kept below ``home``."""
 
     def make() -> dict[str, Any]:
-        facts = learn(model, inputs)
-        found = compare(facts, places, wishes, given=given, colds=colds, progress=progress)
-        return {"candidates": [_packed(each) for each in found], "stored_bytes": float(facts.stored.sum())}
+        found = compare(workload, places, wishes, given=given, colds=colds, progress=progress)
+        return {"candidates": [_packed(each) for each in found], "stored_bytes": workload.stored_bytes}
 
     where = [place_words(place) for place in places]
-    content = remembered(home, digest(workload_digest(model, inputs), where, wishes, given, tuple(colds)), make)
+    content = remembered(home, digest(workload.digest, where, wishes, given, tuple(colds)), make)
     return Priced(tuple(_candidate(each) for each in content["candidates"]), content["stored_bytes"])
-
-
-def workload_digest(model: Model, inputs: Any) -> str:
-    """A digest of a model, its inputs, and of what computes them: the kernel and this machine."""
-    kernel = os.environ.get("FSD_KERNEL", ""), compiled.missing
-    return digest(model.digest, input_digest(inputs), kernel, versions()["fsd"], os.cpu_count())
 
 
 def place_words(place: Place) -> tuple[Any, ...]:

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from fsd_core.channel.packing import COPY_BYTES
 from fsd_core.partition.stages import DECODE_S, ENCODE_S
 from fsd_core.plan.counts import Exchange, Fixed, exchange
-from fsd_core.plan.facts import Facts
 from fsd_core.plan.launching import Begun
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.sample import Sampler
-from fsd_core.plan.traffic import Split
+from fsd_core.plan.split import Split
 from fsd_core.protocol.shard import READS
 from fsd_core.providers.outline import Outline
 
@@ -39,6 +38,8 @@ class Cpu:
 
     pace: Array | float = 1.0
     crowd: float = 1.0  # how many workers share a core, where all of them run on one machine
+    gain: Array | float = 1.0  # how many times faster a worker computes with all cores that it has, one number or (runs, 1)
+    starting: float = 1.0  # as ``crowd``, while all workers load
 
     def seconds(self, work: Array | float) -> Array:
         """The time for so many seconds of work (ranks,) of a core of this machine, while all workers compute: (ranks,) or (runs, ranks)."""
@@ -61,7 +62,6 @@ class Simulation:
 
     def __init__(
         self,
-        facts: Facts,
         split: Split,
         fixed: Fixed,
         outline: Outline,
@@ -73,57 +73,72 @@ class Simulation:
         keep: bool,
         most_batches: int,
     ) -> None:
-        self.facts, self.split, self.fixed, self.outline = facts, split, fixed, outline
+        self.split, self.fixed, self.outline = split, fixed, outline
         self.sampler, self.cpu, self.channel, self.eager, self.keep = sampler, cpu, channel, eager, keep
         self.tensor, self.most_batches = split.parallel.tensor, max(2, most_batches)
-        self.share = max(split.batches) / facts.samples
+        self.share = split.share
         self.exchanges = {step.layer: exchange(step, self.share, channel, eager, outline) for step in split.steps}
         stages = len(split.starts)
         self.shared = [sampler.functions(self.tensor) for _ in range(stages)]
         held_s = sampler.table.rows["deliver"].longest_ms / 1000 if sampler.table and "deliver" in sampler.table.rows else 0.0
         self.inboxes = [Inbox(sampler, outline, shared, eager, held_s) for shared in self.shared]
         self.bundles = [Bundles(sampler, outline, shared, eager) for shared in self.shared]
-        self.work = self._work()
+        self.work = split.work_s * split.share
+        self.leaving = [self._leaving(stage) for stage in range(stages)]
         self.cpu_used = np.zeros(sampler.runs)
 
-    def _work(self) -> Array:
-        """(layers, ranks): core seconds of one micro-batch."""
-        per_weight = self.facts.work_s / np.maximum(1, self.facts.nonzeros)
-        found: Array = self.split.nonzeros * per_weight[:, None] * self.share
+    def _leaving(self, stage: int) -> list[Exchange]:
+        """What the ranks of a stage send to later stages."""
+        ranks, last = self._ranks(stage), self.split.stages[stage][1]
+        after = [each for layer, each in self.exchanges.items() if layer > last]
+        return [each for each in after if ((each.step.sources >= ranks.start) & (each.step.sources < ranks.stop)).any()]
+
+    def _prepared(self, stage: int) -> Array:
+        """The time of the ranks of a stage to prepare what is loaded, where they do that before anything else."""
+        first, last = self.split.stages[stage]
+        found: Array = self.split.ready_s[first:last, self._ranks(stage)].sum(axis=0) * self.cpu.pace * self.cpu.starting
         return found
+
+    def _ranks(self, stage: int) -> slice:
+        return slice(stage * self.tensor, (stage + 1) * self.tensor)
 
     def run(self, begun: Begun) -> Flow:
         """Simulate. ``begun``: when the ranks of the replica have read the configuration."""
         sampler, split, tensor = self.sampler, self.split, self.tensor
         runs, stages = sampler.runs, split.stages
-        free = [begun.ready[:, s * tensor : (s + 1) * tensor] for s in range(len(stages))]
+        free = [begun.ready[:, self._ranks(s)] for s in range(len(stages))]
         ready = [self._loaded(s, free[s]) for s in range(len(stages))]
         loaded = [each[-1] - start for each, start in zip(ready, free, strict=True)]
+        if split.loads_first:
+            loaded = [each + self._prepared(stage) for stage, each in enumerate(loaded)]
         written = np.zeros(runs)
+        writers = [stage for stage in range(len(stages)) if (self.fixed.output_bytes[self._ranks(stage)] > 0).any()]
+        last_writer = writers[-1] if writers else len(stages) - 1
         batches = split.replica_batches
         some = min(batches, self.most_batches)
-        sent: Array | None = None
         for batch in range(some):
             earlier = [each.copy() for each in free]
+            sent: list[Array] = []  # when the ranks of each stage have sent the micro-batch
             for stage, (first, last) in enumerate(stages):
                 waits = ready[stage] if batch == 0 or not self.keep else None
                 if batch and not self.keep:
                     waits = self._loaded(stage, free[stage])
                 free[stage] = self._stage(stage, first, last, free[stage], waits, sent)
-                sent = free[stage] + self._encode(self._crossing(last), stage)
-                free[stage] = sent
-            sent = None
-            ends = free[-1] + self.sampler.draw("put", self.shared[-1])
-            written = np.maximum(written, ends.max(axis=1))
+                free[stage] = free[stage] + sum(self._encode(each, stage) for each in self.leaving[stage])
+                sent.append(free[stage])
+            for stage in writers:
+                ends = free[stage] + self.sampler.draw("put", self.shared[stage])
+                written = np.maximum(written, ends.max(axis=1))
         if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
-            step = free[-1].max(axis=1) - earlier[-1].max(axis=1)
+            step = free[last_writer].max(axis=1) - earlier[last_writer].max(axis=1)
             written = written + (batches - some) * step
             free = [each + ((batches - some) * step)[:, None] for each in free]
         for inbox in self.inboxes:
             inbox.finish()
         self.cpu_used *= batches / some
         ended = np.concatenate([each + sampler.draw("put", shared) for each, shared in zip(free, self.shared, strict=True)], axis=1)
-        ended[:, -tensor:] = np.maximum(ended[:, -tensor:], written[:, None])
+        own = self._ranks(last_writer)
+        ended[:, own] = np.maximum(ended[:, own], written[:, None])
         load = np.mean([each.mean(axis=1) for each in loaded], axis=0)
         counts = {name: each * (batches / some) for name, each in self._counts().items()}
         return Flow(ended, written, load, self.cpu_used / (tensor * len(stages)), counts)
@@ -140,14 +155,14 @@ class Simulation:
     def _loaded(self, stage: int, begin: Array) -> list[Array]:
         """When the reads of the shard have arrived: the head with the first input, then each group, several at once."""
         sampler, shared = self.sampler, self.shared[stage]
-        ranks = range(stage * self.tensor, (stage + 1) * self.tensor)
-        head = self.fixed.head_bytes[list(ranks)]
-        inputs = self.fixed.input_bytes[list(ranks)]
+        reads = self.split.reads[self._ranks(stage)]
+        head = np.array([each[0] for each in reads])
+        inputs = self.fixed.input_bytes[self._ranks(stage)]
         two = np.where(inputs > 0, 2.0, 1.0)  # the head and the input of the first micro-batch are read at once
         now = begin + sampler.draw("get", shared, worst_of=np.broadcast_to(two, begin.shape))
         now = now + sampler.transfer("get", "read", head + inputs)
         found = [now]
-        groups = [self.fixed.groups[rank] for rank in ranks]
+        groups = [each[1:] for each in reads]
         link = now  # when the function's link is free
         for number in range(max(map(len, groups), default=0)):
             size = np.array([each[number] if number < len(each) else 0.0 for each in groups])
@@ -157,23 +172,18 @@ class Simulation:
             found.append(np.where(size > 0, np.maximum(arrives, found[-1]), found[-1]))
         return found
 
-    def _stage(self, stage: int, first: int, last: int, free: Array, ready: Sequence[Array] | None, sent: Array | None) -> Array:
-        """When the ranks of a stage have computed a micro-batch. ``ready``: when its layers are loaded, ``sent``: when the stage before
-        it has sent."""
-        ranks = slice(stage * self.tensor, (stage + 1) * self.tensor)
+    def _stage(self, stage: int, first: int, last: int, free: Array, ready: Sequence[Array] | None, sent: Sequence[Array]) -> Array:
+        """When the ranks of a stage have computed a micro-batch. ``ready``: when its layers are loaded, ``sent``: when the stages before
+        it have sent."""
+        ranks = self._ranks(stage)
         now = free if ready is None else np.maximum(free, ready[0])
         inside = [self.exchanges[step.layer] for step in self.split.steps if first + 1 < step.layer <= last]
-        work = self.work[first:last, ranks]
-        prepare = (
-            self.facts.ready_s[first:last, None]
-            * self.split.nonzeros[first:last, ranks]
-            / np.maximum(1, self.facts.nonzeros)[first:last, None]
-        )
-        crossing = self.exchanges.get(first + 1) if sent is not None else None
-        if crossing is not None and sent is not None:
-            now = self._receive(crossing, stage, now, sent)
-        total = work.sum(axis=0) + (prepare.sum(axis=0) if ready is not None else 0.0)
-        own = self._spend(total + STEP_S * (last - first))
+        work, prepare = self.work[first:last, ranks].sum(axis=0), self.split.ready_s[first:last, ranks].sum(axis=0)
+        if ready is not None and self.split.loads_first:
+            now, ready = ready[-1] + self._prepared(stage), None
+        if (crossing := self.exchanges.get(first + 1)) is not None and sent:
+            now = self._receive(crossing, stage, now, [*sent, now])
+        own = self._spend(work / self.cpu.gain + (prepare if ready is not None else 0.0) + STEP_S * (last - first))
         if not inside:
             now = now + own
             return now if ready is None else np.maximum(now, ready[-1] + own / max(1, len(ready)))
@@ -182,10 +192,9 @@ class Simulation:
             before = now
             if ready is not None:
                 now = np.maximum(now, ready[min(len(ready) - 1, 1 + number * len(ready) // len(inside))])
-            step_cpu = own / weights
-            away = each.step.rows.sum() / max(1.0, each.step.rows.sum() + float(self.facts.widths[each.step.layer - 1]))
+            step_cpu, away = own / weights, each.step.waits
             sending = now + self._encode(each, stage)
-            now = self._receive(each, stage, sending + step_cpu * (1 - away), sending) + step_cpu * away
+            now = self._receive(each, stage, sending + step_cpu * (1 - away), [*sent, sending]) + step_cpu * away
             now = now + (now - before).mean(axis=1, keepdims=True) * (each.step.weight - 1)
         return now
 
@@ -195,27 +204,25 @@ class Simulation:
         self.cpu_used += took.sum(axis=-1)
         return took
 
-    def _crossing(self, layer: int) -> Exchange | None:
-        return self.exchanges.get(layer + 1) if layer in self.split.starts else None
-
-    def _encode(self, each: Exchange | None, stage: int) -> Array:
+    def _encode(self, each: Exchange, stage: int) -> Array:
         """(ranks of the stage,): the time to encode what a stage sends in a step."""
-        if each is None:
-            return np.zeros(self.tensor)
-        step, base = each.step, stage * self.tensor
-        values = step.rows * float(self.facts.live[step.layer - 1]) * self.share
-        work = _summed(step.sources - base, values * ENCODE_S + PAYLOAD_S, self.tensor)
+        step, ranks = each.step, self._ranks(stage)
+        mine = (step.sources >= ranks.start) & (step.sources < ranks.stop)
+        work = _summed(step.sources[mine] - ranks.start, step.values(self.share)[mine] * ENCODE_S + PAYLOAD_S, self.tensor)
         return self._spend(work * step.weight) / step.weight
 
-    def _receive(self, each: Exchange, stage: int, asked: Array, sent: Array) -> Array:
-        """When the ranks of a stage have received and decoded the payloads of a step that its sources sent at ``sent``."""
+    def _receive(self, each: Exchange, stage: int, asked: Array, sent: Sequence[Array]) -> Array:
+        """When the ranks of a stage have received and decoded the payloads of a step.
+
+        ``sent``: when the ranks of each stage up to this one have sent.
+        """
         step, sampler, shared = each.step, self.sampler, self.shared[stage]
         base = stage * self.tensor
-        first = base - self.tensor if int(step.sources.min()) < base else base
-        shape = (sampler.runs, self.tensor, self.tensor)
-        rows, columns = step.targets - base, step.sources - first
-        source = np.broadcast_to(sent[:, None, :], shape)
-        sender = np.broadcast_to(self.shared[stage - (first < base)][:, None, :], shape)
+        stages = slice(int(step.sources.min()) // self.tensor, int(step.sources.max()) // self.tensor + 1)  # that send
+        shape = (sampler.runs, self.tensor, self.tensor * (stages.stop - stages.start))
+        rows, columns = step.targets - base, step.sources - stages.start * self.tensor
+        source = np.broadcast_to(np.concatenate(sent[stages], axis=1)[:, None, :], shape)
+        sender = np.broadcast_to(np.concatenate(self.shared[stages], axis=1)[:, None, :], shape)
         wire, pieces, present = (
             _table(each.wire, rows, columns, shape),
             _table(each.pieces, rows, columns, shape),
@@ -244,8 +251,7 @@ class Simulation:
                     "get", "read", _table(each.payloads, rows, columns, shape).max(axis=1)
                 )
                 got = np.where((stored & present).any(axis=1), got + fetched, got)
-        values = step.rows * float(self.facts.live[step.layer - 1]) * self.share
-        work = _summed(rows, values * DECODE_S + PAYLOAD_S, self.tensor)
+        work = _summed(rows, step.values(self.share) * DECODE_S + PAYLOAD_S, self.tensor)
         return got + self._spend(work * weight) / weight
 
     def _delivery(self, sender: Array, pieces: Array, wire: Array) -> Array:

@@ -1,4 +1,4 @@
-"""`Split`: how a run is split, and what travels between the ranks of a replica, from a computed partition or from an estimate.
+"""`RowSplit`: how a run of a `Model` is split, and what travels between the ranks, from a computed partition or from an estimate.
 
 An estimate gives each rank contiguous rows. A hypergraph partition moves fewer rows than that where the layers are sparse, so an estimate
 is an upper bound there. Bytes come from encoding a part of what `Facts` kept.
@@ -17,68 +17,31 @@ from fsd_core.model import Csr
 from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.partition.balance import contiguous, spread
 from fsd_core.partition.rows import needs, work
-from fsd_core.plan.facts import EMPTY_BYTES, Facts
+from fsd_core.plan.facts import Facts
 from fsd_core.plan.memory import LayerSizes, RankSizes, index_share
+from fsd_core.plan.split import EMPTY_BYTES, Split, Step
+from fsd_core.protocol.shard import HEAD_BYTES, READ_BYTES
 
-__all__ = ["Estimator", "Split", "Step", "of_partition"]
+__all__ = ["Estimator", "RowSplit", "of_partition"]
 
 ENCODE_COST = 2.0  # about the seconds that a split may take to encode samples of what travels
 CALL_S, VALUE_S = 80e-6, 20e-9  # of one call of the encoder, and for each value
 PAIRS, ESTIMATE_COST, ESTIMATE_SAMPLES = 3, 0.15, 256  # an estimate encodes so many pairs of a layer, of so many live samples
 COUNTED_NONZEROS = 4_000_000  # weights that an estimate looks at for one number of ranks; other layers move as much as their neighbours
 IMBALANCE = 1.05  # the largest share of a layer's work, as a multiple of an equal share
+SEGMENT_BYTES, SEGMENT_ROW_BYTES = 900, 4  # of a layer in a shard: its head, and each row that the rank sends
 Rows = Callable[[int, int], NDArray[np.int32]]
 
 
-@attrs.frozen(eq=False)
-class Step:
-    """What travels before ``layer`` (from 1) for all samples. Arrays have a number for each pair of ranks of a replica."""
+@attrs.frozen(kw_only=True, eq=False)
+class RowSplit(Split):
+    """A `Split` of the layers of a `Model`."""
 
-    layer: int
-    sources: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    rows: NDArray[np.float64]
-    bytes: NDArray[np.float64]  # beyond those of an empty block
-    weight: float = 1.0  # it stands for so many steps
-
-    def payloads(self, share: float) -> NDArray[np.float64]:
-        """The bytes of each payload for a share of the samples."""
-        return np.ceil(EMPTY_BYTES + self.bytes * share)
-
-
-@attrs.frozen(eq=False)
-class Split:
-    """How a run is split. Ranks are those of one replica; layers are 0-based."""
-
-    parallel: Parallel
-    batches: tuple[int, ...]  # the samples of each micro-batch
-    starts: tuple[int, ...]  # the first layer of each stage
-    steps: tuple[Step, ...]  # ascending by layer
     rows: NDArray[np.float64]  # (layers, ranks)
     nonzeros: NDArray[np.float64]  # (layers, ranks)
     inputs: NDArray[np.float64]  # (ranks,) rows of the input that a rank needs
     exact: bool  # from a computed partition
     index_share: float = 1.0  # see `fsd_core.plan.memory.index_share`
-
-    @property
-    def stages(self) -> list[tuple[int, int]]:
-        """The first layer of each stage, and the one after its last."""
-        return list(zip(self.starts, [*self.starts[1:], len(self.rows)], strict=True))
-
-    @property
-    def replica_batches(self) -> int:
-        """Micro-batches of the replica with the most."""
-        return -(-len(self.batches) // self.parallel.data)
-
-    def thinned(self, most: int) -> Split:
-        """The same with at most ``most`` steps inside each stage, each of which stands for several."""
-        kept: list[Step] = []
-        for first, last in self.stages:
-            inside = [step for step in self.steps if first + 1 < step.layer <= last]
-            kept += [step for step in self.steps if step.layer == first + 1]
-            chosen: list[int] = np.unique(np.linspace(0, len(inside) - 1, min(most, len(inside))).astype(int)).tolist() if inside else []
-            kept += [attrs.evolve(inside[number], weight=len(inside) / len(chosen)) for number in chosen]
-        return attrs.evolve(self, steps=tuple(kept))
 
     @cached_property
     def sizes(self) -> list[RankSizes]:
@@ -114,7 +77,7 @@ class Split:
 
 def of_partition(
     facts: Facts, partition: Partition, plan: ExchangePlan, parallel: Parallel, batches: Sequence[int], encode_s: float = ENCODE_COST
-) -> Split:
+) -> RowSplit:
     """The split of a computed partition of one replica. ``encode_s``: about the seconds that it may take to encode what travels."""
     layers, ranks = len(facts.nonzeros), partition.workers
     raw = [(number, *plan.pairs(number)) for number in range(2, layers + 1)]
@@ -130,23 +93,109 @@ def of_partition(
     counts = [rows.astype(np.float64) for *_, rows in raw]
     per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, encode_s)
     steps = tuple(
-        Step(number, sources, targets, rows.astype(np.float64), rows.astype(np.float64) * each)
+        _step(facts, number, sources, targets, rows.astype(np.float64), each)
         for (number, sources, targets, rows), each in zip(raw, per_row, strict=True)
         if len(rows)
     )
     rows = np.array([np.bincount(owner, minlength=ranks) for owner in partition.owners[1:]], np.float64)
     inputs = np.array([len(plan.inputs(rank)) for rank in range(ranks)], np.float64)
-    return Split(
-        parallel,
-        tuple(batches),
-        tuple(partition.starts),
-        steps,
-        rows,
-        plan.loads.astype(np.float64),
-        inputs,
-        True,
-        1.0 if facts.model is None else index_share(facts.model),
+    loads = plan.loads.astype(np.float64)
+    return _split(facts, parallel, batches, partition.starts, steps, rows, loads, inputs, True, _indices(facts))
+
+
+def _indices(facts: Facts) -> float:
+    return 1.0 if facts.model is None else index_share(facts.model)
+
+
+def _step(
+    facts: Facts, layer: int, sources: NDArray[np.int64], targets: NDArray[np.int64], rows: NDArray[np.float64], row_bytes: float
+) -> Step:
+    """What travels before a layer. ``row_bytes``: of a row of all samples."""
+    waits = float(rows.sum() / max(1.0, rows.sum() + float(facts.widths[layer - 1])))
+    return Step(layer, sources, targets, rows, rows * row_bytes, float(facts.live[layer - 1]), waits)
+
+
+def _split(
+    facts: Facts,
+    parallel: Parallel,
+    batches: Sequence[int],
+    starts: Sequence[int],
+    steps: Sequence[Step],
+    rows: NDArray[np.float64],
+    nonzeros: NDArray[np.float64],
+    inputs: NDArray[np.float64],
+    exact: bool,
+    indices: float,
+) -> RowSplit:
+    """The split whose ranks have these ``rows`` and ``nonzeros`` of each layer, and ``inputs`` rows of the input."""
+    shares, last = nonzeros / np.maximum(1, facts.nonzeros)[:, None], rows[-1]
+    segments = _segments(facts, shares, rows, steps)
+    return RowSplit(
+        parallel=parallel,
+        samples=facts.samples,
+        batches=tuple(batches),
+        starts=tuple(starts),
+        steps=tuple(steps),
+        work_s=shares * facts.work_s[:, None],
+        ready_s=shares * facts.ready_s[:, None],
+        reads=tuple(_reads(each[each > 0].tolist()) for each in segments.T),
+        input_bytes=_encoded(facts.whole[0], inputs / float(facts.widths[0])),
+        output_bytes=_encoded(facts.whole[1], last / max(1.0, float(last.sum()))),
+        error=facts.error,
+        notes=tuple(_notes(facts, exact=exact or parallel.tensor == 1)),
+        rows=rows,
+        nonzeros=nonzeros,
+        inputs=inputs,
+        exact=exact,
+        index_share=indices,
     )
+
+
+def _encoded(whole: float, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The bytes of some shares of encoded activations, beyond those of an empty block: above 0 where there are any."""
+    return np.where(shares > 0, np.maximum(1.0, whole - EMPTY_BYTES) * shares, 0.0)
+
+
+def _notes(facts: Facts, *, exact: bool) -> list[str]:
+    found = []
+    if facts.sampled < facts.samples:
+        through = "" if facts.reached == len(facts.nonzeros) else f", through {facts.reached} of {len(facts.nonzeros)} layers"
+        found.append(f"{facts.sampled} of {facts.samples} samples were computed{through}: live samples are off by about {facts.error:.0%}")
+    if not exact:
+        found.append("rows that travel are estimated for contiguous rows; a hypergraph partition moves fewer where layers are sparse")
+    return found
+
+
+def _segments(facts: Facts, shares: NDArray[np.float64], rows: NDArray[np.float64], steps: Sequence[Step]) -> NDArray[np.float64]:
+    """The bytes of each layer in the shard of each rank, (layers, ranks); 0 where it has none. ``shares``: of the layer's weights."""
+    found: NDArray[np.float64] = shares * facts.stored[:, None] + np.where(rows > 0, SEGMENT_BYTES, 0)
+    for step in steps:
+        sends = np.zeros(found.shape[1])
+        np.add.at(sends, step.sources, step.rows * SEGMENT_ROW_BYTES)
+        sends[np.unique(step.sources)] += np.where(found[step.layer - 1, np.unique(step.sources)] > 0, 0, SEGMENT_BYTES)
+        found[step.layer - 1] += sends
+    return found
+
+
+def _reads(sizes: list[float]) -> tuple[float, ...]:
+    """The bytes of each read of a shard whose layers have these sizes.
+
+    The head, with the first bytes; what it has not of the first layer; then groups of up to `READ_BYTES`.
+    """
+    if not sizes:
+        return (0.0,)
+    found, position, group = [min(HEAD_BYTES, sum(sizes))], sizes[0], 0.0
+    if sizes[0] > HEAD_BYTES:
+        found.append(sizes[0] - HEAD_BYTES)
+    for size in sizes[1:]:
+        if group and group + size > READ_BYTES:
+            found.append(min(group, max(0.0, position - HEAD_BYTES)))
+            group = 0.0
+        group += size
+        position += size
+    if group:
+        found.append(min(group, max(0.0, position - HEAD_BYTES)))
+    return tuple(each for number, each in enumerate(found) if each > 0 or not number)
 
 
 def _spread_order(count: int) -> list[int]:
@@ -198,7 +247,7 @@ class Estimator:
     _moves: dict[tuple[int, int], NDArray[np.float64]] = attrs.field(factory=dict, init=False)
     _rows: dict[int, list[float]] = attrs.field(factory=dict, init=False)
 
-    def split(self, parallel: Parallel, starts: Sequence[int], batches: Sequence[int]) -> Split:
+    def split(self, parallel: Parallel, starts: Sequence[int], batches: Sequence[int]) -> RowSplit:
         """The estimate of a split whose stages begin with the layers ``starts``, 0-based."""
         facts, tensor = self.facts, parallel.tensor
         layers, ranks = len(facts.nonzeros), parallel.parts
@@ -220,14 +269,14 @@ class Estimator:
                     continue
                 counts = moved[sources, targets]
                 before = own.start - (tensor if layer == first else 0)
-                steps.append(Step(layer + 1, sources + before, targets + own.start, counts, counts * per_row[layer - 1]))
+                steps.append(_step(facts, layer + 1, sources + before, targets + own.start, counts, per_row[layer - 1]))
         inputs = np.zeros(ranks)
         inputs[:tensor] = self._moved(0, tensor).sum(axis=0)
-        return Split(parallel, tuple(batches), tuple(starts), tuple(steps), rows, nonzeros, inputs, False, self._index_share)
+        return _split(facts, parallel, batches, starts, steps, rows, nonzeros, inputs, False, self._index_share)
 
     @cached_property
     def _index_share(self) -> float:
-        return 1.0 if self.facts.model is None else index_share(self.facts.model)
+        return _indices(self.facts)
 
     def _per_row(self, tensor: int) -> list[float]:
         """For the steps before layers 1 to L-1 (0-based): the bytes of a row that travels between ranks of stages of ``tensor`` ranks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import attrs
@@ -14,24 +14,18 @@ from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.errors import InputError
 from fsd_core.latency import Table
 from fsd_core.latency.draws import quantile_ms
-from fsd_core.partition import Parallel, Profile, worthwhile
-from fsd_core.partition.stages import LOAD_BYTES_S, cut
-from fsd_core.plan.batches import Batches, least_bytes
-from fsd_core.plan.batches import cut as cut_batches
+from fsd_core.partition import Parallel
+from fsd_core.plan.batches import Batches
 from fsd_core.plan.counts import exchange
-from fsd_core.plan.facts import Facts
 from fsd_core.plan.launching import BEGIN_S, FORK_S, ROOTS
 from fsd_core.plan.predict import Platform, Prediction, predict_each
-from fsd_core.plan.traffic import Estimator, Split
+from fsd_core.plan.split import Split
+from fsd_core.plan.workload import Shaped, Workload
 from fsd_core.protocol.runconfig import CHANNELS
 from fsd_core.protocol.spawn import THREADS
 from fsd_core.providers.outline import Outline
 
 __all__ = ["Given", "Place", "Refused", "Way", "Ways"]
-
-MOST_WORKERS = 64  # of one kind of split among the candidates; more only where fewer are too small for the model
-MOST_STAGES = 256
-SOME, LARGE_BYTES, LONG_S = 16, 20e6, 0.5  # more than so many parts are priced only where each still loads or computes for so much
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -73,7 +67,6 @@ class Refused:
 class Way:
     """A split over a channel, on functions of each size in ``memory``, all of which hold the same micro-batches."""
 
-    facts: Facts
     place: Place
     given: Given
     split: Split
@@ -85,7 +78,6 @@ class Way:
     def simulated(self, steps: int, runs: int, memory: Sequence[int], colds: Sequence[bool]) -> list[Prediction]:
         """Predictions for these sizes of a function, cold and warm, with at most ``steps`` exchanges inside a stage simulated."""
         return predict_each(
-            self.facts,
             self._thin.setdefault(steps, self.split.thinned(steps)),
             [self._platform(size, cold) for size in memory for cold in colds],
             self.channel,
@@ -94,7 +86,7 @@ class Way:
             runs=runs,
             keep=self.batches.keep,
             most_batches=steps,
-            memory_by_rank=np.array([self.batches.predicted_bytes], np.float64),
+            memory_by_rank=[self.batches.predicted_bytes],
         )
 
     def least(self, memory_mb: int) -> tuple[float, float]:
@@ -102,7 +94,7 @@ class Way:
 
         The USD are those of function time and of what every function requests.
         """
-        split, facts, place = self.split, self.facts, self.place
+        split, place = self.split, self.place
         platform, shape = self._platform(memory_mb, True), self.split.parallel
         pace = platform.pace * platform.crowd(split)
         client, start = self._median("list", "put"), self._median("start_cold") or FORK_S
@@ -111,19 +103,17 @@ class Way:
         link = place.table.links.get("read") if place.table else None
         busy, loads, hops = [], [], []
         verbs = ("put", "get") if self.channel == "object" else ("deliver",)
-        share = max(split.batches) / facts.samples
-        each_weight = facts.work_s / np.maximum(1, facts.nonzeros)
-        stored = facts.stored / np.maximum(1, facts.nonzeros)
         for stage, (first, last) in enumerate(split.stages):
             rank = stage * shape.tensor
-            own = split.nonzeros[first:last, rank]
-            busy.append(pace * share * float((own * each_weight[first:last]).sum()))
-            loads.append(float((own * stored[first:last]).sum()) / (1e6 * link.mb_per_s) if link else 0.0)
+            busy.append(pace * split.share * float(split.work_s[first:last, rank].sum()) / platform.gain(split))
+            loads.append(sum(split.reads[rank]) / (1e6 * link.mb_per_s) if link else 0.0)
             steps = [step for step in split.steps if first <= step.layer - 1 < last and step.layer > 1]
             hops.append(sum(step.weight * self._median(*verbs, worst_of=len(step.sources)) for step in steps))
         one = np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
         more = split.replica_batches - 1
-        reads = 1 if self.batches.keep else 1 + more  # a worker that cannot keep its weights reads them for each micro-batch
+        reads = (
+            1 if self.batches.keep or split.loads_first else 1 + more
+        )  # a worker that cannot keep its weights reads them for each micro-batch
         ends = begin + np.maximum(
             reads * np.array(loads), np.cumsum(one) + more * np.maximum.accumulate(one)
         )  # of each stage, since its function began
@@ -143,7 +133,7 @@ class Way:
         outline = self.place.outline.soonest() if eager else self.place.outline
         counts: Counter[str] = Counter()
         for step in split.steps:
-            found = exchange(step, max(split.batches) / self.facts.samples, self.channel, eager, outline)
+            found = exchange(step, split.share, self.channel, eager, outline)
             times = step.weight * len(split.batches)
             counts.update({name: round(count * times) for name, count in found.counts.items()})
         return bill(Usage(counts), tariff).total_usd
@@ -167,53 +157,38 @@ class Way:
         )
 
 
-@attrs.frozen(eq=False)
-class _Shape:
-    """A split of the model, the same at all providers. ``wanted``: micro-batches of a replica. ``why``: it cannot be."""
-
-    parallel: Parallel
-    wanted: int = 1
-    split: Split | None = None
-    why: str = ""
-
-
 @attrs.define(eq=False)
 class Ways:
     """The ways to run one workload, within what is ``given``."""
 
-    facts: Facts
+    workload: Workload
     given: Given = attrs.field(factory=Given)
-    shapes: list[Parallel] = attrs.field(init=False)
-    _estimator: Estimator = attrs.field(init=False)
-    _known: dict[Parallel, _Shape] = attrs.field(factory=dict, init=False)
+    _known: dict[Parallel, Shaped | str] = attrs.field(factory=dict, init=False)  # the same at all places; or why it cannot be
 
-    def __attrs_post_init__(self) -> None:
-        self.shapes = _shapes(self.facts, self.given)
-        self._estimator = Estimator(self.facts)
+    @property
+    def shapes(self) -> Sequence[Parallel]:
+        """The splits to price."""
+        return self.workload.shapes(self.given.split)
 
     def at(self, place: Place, shape: Parallel) -> list[Way | Refused]:
         """The ways to run with this split at a place, or why there are none."""
-        functions, outline, samples = place.outline.functions, place.outline, self.facts.samples
+        functions, outline = place.outline.functions, place.outline
         all_sizes = sorted(outline.memory_mb) if self.given.memory_mb is None else [self.given.memory_mb]
         if functions.concurrency is not None and shape.workers > functions.concurrency:
             return [Refused(f"quota {functions.concurrency} functions at once", all_sizes[-1])]
-        if shape not in self._known:
-            self._known[shape] = self._shape(shape)
-        known = self._known[shape]
-        if known.split is None:
-            return [Refused(known.why, all_sizes[-1])]
-        parts, size = known.split.sizes, self.given.batch_size
+        known = self._shaped(shape)
+        if isinstance(known, str):
+            return [Refused(known, all_sizes[-1])]
         fits: list[tuple[int, Batches]] = []
         for memory_mb in all_sizes:
-            limits = attrs.evolve(functions, memory_bytes=memory_mb << 20)
             try:
-                fits.append((memory_mb, cut_batches(parts, samples, size, shape, known.wanted, limits, place.provider)))
+                fits.append((memory_mb, known.cut(attrs.evolve(functions, memory_bytes=memory_mb << 20), place.provider)))
             except InputError:
                 continue
             if outline.cores(memory_mb) >= 1.0 and _keeps(fits[-1][1], shape.data):
                 break
         if not fits:
-            needs, most = least_bytes(parts, functions), all_sizes[-1]
+            needs, most = known.needed_bytes(functions), all_sizes[-1]
             return [Refused(f"needs {needs / 1e9:.3g} GB, a function has {(most << 20) / 1e9:.3g} GB", most, needs)]
         made: list[Way | Refused] = []
         for sizes, batches in _sizes(fits, outline, shape.data):
@@ -222,25 +197,16 @@ class Ways:
                 if channel != "object" and shape.workers > 1 and (why := outline.refuses(shape.workers)):
                     made.append(Refused(why, sizes[0]))
                     continue
-                made.append(Way(self.facts, place, self.given, split, batches, channel, sizes))
+                made.append(Way(place, self.given, split, batches, channel, sizes))
         return made
 
-    def _shape(self, shape: Parallel) -> _Shape:
-        facts, starts, wanted = self.facts, [0], 1
-        replicas = facts.samples if self.given.batch_size is None else -(-facts.samples // self.given.batch_size)
-        if shape.data > replicas:
-            return _Shape(shape, why=f"{replicas} micro-batches are too few for {shape.data} replicas")
-        if shape.tensor > int(facts.widths[1:].max()):
-            return _Shape(shape, why=f"no layer has rows for {shape.tensor} workers")
-        if shape.pipeline > 1:
-            widths = facts.widths[1:]
-            costs = Profile(facts.stored / LOAD_BYTES_S, facts.work_s / shape.data, facts.live[1:] * widths / shape.data, widths)
-            wanted = worthwhile(costs, shape.pipeline, shape.tensor)
-            found = cut(attrs.evolve(costs, batches=wanted), shape.pipeline, shape.tensor)
-            if found is None:
-                return _Shape(shape, why=f"the layers do not fill {shape.pipeline} stages of {shape.tensor} workers")
-            starts = found
-        return _Shape(shape, wanted, self._estimator.split(shape, starts, [facts.samples]))
+    def _shaped(self, shape: Parallel) -> Shaped | str:
+        if shape not in self._known:
+            try:
+                self._known[shape] = self.workload.shaped(shape, self.given.batch_size)
+            except InputError as error:
+                self._known[shape] = str(error)
+        return self._known[shape]
 
     def _channels(self, split: Split, outline: Outline) -> Sequence[str]:
         """The channels that differ: without exchanges any is as good as the queue, and hybrid is queue where all payloads are small."""
@@ -248,8 +214,7 @@ class Ways:
             return (self.given.channel,)
         if split.parallel.workers == 1 or not split.steps:
             return CHANNELS[:1]
-        share = max(split.batches) / sum(split.batches)
-        large = max(float(step.payloads(share).max()) for step in split.steps) > outline.messages.message_bytes
+        large = max(float(step.payloads(split.share).max()) for step in split.steps) > outline.messages.message_bytes
         return CHANNELS if large else CHANNELS[:2]
 
 
@@ -275,48 +240,3 @@ def _keeps(batches: Batches, replicas: int) -> bool:
 
 def _alike(one: Batches, other: Batches) -> bool:
     return (one.samples, one.keep) == (other.samples, other.keep)
-
-
-def _shapes(facts: Facts, given: Given) -> list[Parallel]:
-    """The splits to price."""
-    if isinstance(given.split, Parallel):
-        return [given.split]
-    if given.split is not None:
-        return list(_factors(given.split))
-    return list(_doubles(facts))
-
-
-def _factors(workers: int) -> Iterable[Parallel]:
-    """The splits of so many workers into one or two kinds."""
-    for size in range(1, workers + 1):
-        if not workers % size:
-            other = workers // size
-            yield from dict.fromkeys((Parallel(data=size, pipeline=other), Parallel(data=size, tensor=other)))
-            if size > 1 and other > 1:
-                yield Parallel(pipeline=size, tensor=other)
-
-
-def _doubles(facts: Facts) -> Iterable[Parallel]:
-    """Powers of two of each kind, and products of two kinds.
-
-    More than `SOME` of a kind only where the parts are large even then: else they only add launches and messages.
-    """
-    layers, widest = len(facts.nonzeros), int(facts.widths[1:].max())
-    model, layer, work_s = float(facts.stored.sum()), float(facts.stored.max()), float(facts.work_s.sum())
-    doubles = [2**power for power in range(1, 15)]
-    data = [size for size in doubles if size <= min(MOST_WORKERS, facts.samples) and (size <= SOME or work_s > size * LONG_S)]
-    stages = [size for size in doubles if size <= min(MOST_STAGES, layers) and (size <= SOME or model > size * LARGE_BYTES)]
-    tensor = [size for size in doubles if size <= min(MOST_WORKERS, widest) and (size <= SOME or layer > size * LARGE_BYTES)]
-    yield Parallel()
-    for size in data:
-        yield Parallel(data=size)
-    for size in stages:
-        yield Parallel(pipeline=size)
-    for size in tensor:
-        yield Parallel(tensor=size)
-    for first in (2, 4):
-        for second in stages:
-            if first in data and second * first <= 4 * SOME:
-                yield Parallel(data=first, pipeline=second)
-            if first in tensor and second * first <= 4 * SOME:
-                yield Parallel(pipeline=second, tensor=first)

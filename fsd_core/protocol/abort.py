@@ -119,7 +119,7 @@ def report_exit(
             return True
 
         def send_abort() -> None:
-            me = RankIdentity(launch.run, launch.epoch, launch.rank, config.workers, retry.deadline)
+            me = config.member(launch.epoch, launch.rank, retry.deadline)
             abort_peers(provider, resources, launch.slot, me, error, retry)
 
         end_run(store, keys, error, send_abort if config.queued else None)

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, read, table, text
+from fsd_core.channel import RankIdentity
+from fsd_core.common.fields import boolean, choice, integer, key, listed, matching, nullable, number, read, table, text
 from fsd_core.common.logs import LEVELS
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
@@ -15,7 +16,7 @@ from fsd_core.errors import InputError, RunFailed
 
 __all__ = ["CHANNELS", "ENGINES", "OBJECTIVES", "VERSION", "RunConfig"]
 
-VERSION = 6
+VERSION = 7
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 ENGINES = ("rows", "onnx")  # what can compute a part of a model
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
@@ -23,7 +24,7 @@ OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
 
 @attrs.frozen
 class RunConfig:
-    """The configuration of one run. It contains no secrets."""
+    """The configuration of one run. ``frame_key`` is its one secret: no log line, record, error or `repr` shows it."""
 
     version: int = key(integer(1))
     run: str = key(text())
@@ -51,6 +52,7 @@ class RunConfig:
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
     recovery: bool = key(boolean())  # a rank that is lost gets a new incarnation
     kept_bytes: int = key(integer(0))  # what a worker may keep of what it sent through queues
+    frame_key: str = key(matching(r"[0-9a-f]{64}", "64 hexadecimal digits", secret=True))  # of the tags of frames and bundles
     latency: Mapping[str, Any] | None = key(nullable(table()), default=None)  # see `fsd_core.latency.Latency.pack`
 
     @property
@@ -90,6 +92,10 @@ class RunConfig:
     def slices(self) -> int:
         """The number of objects in which the ranks write the output of all batches."""
         return len(self.last) * len(self.batches)
+
+    def member(self, epoch: int, rank: int, deadline: float, incarnation: int = 0) -> RankIdentity:
+        """The member of the run with this rank; -1: the client. ``epoch``: of the slot's lease; ``deadline`` in seconds since 1970."""
+        return RankIdentity(self.run, epoch, rank, self.workers, deadline, incarnation, key=bytes.fromhex(self.frame_key))
 
     def pack(self) -> bytes:
         """Encode the configuration as sealed JSON."""

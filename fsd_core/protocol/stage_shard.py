@@ -1,6 +1,8 @@
-"""Shards of ONNX models: a shard is one stage, that is, a smaller model with its own weights, and what it gets and gives.
+"""Shards of ONNX models: a shard is what one rank has, that is, smaller models with their weights, and what each of them gets and gives.
 
-A shard is one object: a preamble (magic, length of the head), the head (sealed JSON, see `Head`), then the body: the smaller model as ONNX
+A rank that has a stage alone has one smaller model, a `Section`. A rank that shares a stage has one between two exchanges.
+
+A shard is one object: a preamble (magic, length of the head), the head (sealed JSON, see `Head`), then the body: the smaller models as ONNX
 bytes, and the weights, each at a multiple of 64 bytes. The head has a checksum for each `CHUNK_BYTES` of the body. A worker reads the head
 first, then the chunks, several requests at a time, straight to their place in one buffer, over which ONNX Runtime gets its weights.
 """
@@ -19,64 +21,86 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.codec.named import DTYPES
-from fsd_core.common.fields import integer, key, listed, read, table, text
+from fsd_core.common.fields import Kind, integer, key, listed, read, table, text
 from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, InputError
 
-__all__ = ["FORMAT", "StageReader", "build_stage"]
+__all__ = ["FORMAT", "Section", "StageReader", "Transfer", "build_stage"]
 
-FORMAT = "fsd-stage-1"
+FORMAT = "fsd-stage-2"
 CHUNK_BYTES = 8 << 20
 READS = 4  # requests under way at a time: together they use the bandwidth of a function
 HEAD_BYTES = 512 * 1024  # of the first request, which gets all of a small stage
 _PREAMBLE = struct.Struct("<8sQ")
-_MAGIC = b"FSDstge1"
+_MAGIC = b"FSDstge2"
 _ALIGN = 64  # bytes: ONNX Runtime reads weights with vector instructions
+
+
+def _each(cls: type) -> Kind:
+    """A list of tables, which `read` turns into objects of ``cls``."""
+    return attrs.evolve(listed(table()), becomes=lambda found: [read(cls, each, f"{cls.__name__.lower()}: ") for each in found])
+
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@attrs.frozen(kw_only=True)
+class Transfer:
+    """Tensors by name that one rank sends another. ``rank``: the other one, in its replica. ``step``: of the section that reads them."""
+
+    rank: int = key(integer(0))
+    step: int = key(integer(1))
+    names: list[str] = key(listed(text(), filled=True))
+
+
+@attrs.frozen(kw_only=True)
+class Section:
+    """What a rank computes between two exchanges. Tensors are meant by name."""
+
+    step: int = key(integer(1))
+    model_bytes: int = key(integer(1))
+    lean_bytes: int = key(integer(0))  # of the same model with some weights as inputs, which ONNX Runtime does not copy; 0 without any
+    weights: list[str] = key(listed(text()))  # the weights whose data is not in the bytes of the model
+    feeds: list[str] = key(listed(text()))  # those that are inputs of the lean model; none: there is no lean model
+    reads: list[str] = key(listed(text()))  # what it receives, inputs of the whole model, and what the rank has of earlier sections
+    gives: list[str] = key(listed(text(), filled=True))  # what it has to make
+    keeps: list[str] = key(listed(text()))  # what later sections of the rank read, make or send, and outputs of the whole model
+    receives: list[Transfer] = key(_each(Transfer))
+    sends: list[Transfer] = key(_each(Transfer))
 
 
 @attrs.frozen(kw_only=True)
 class Head:
-    """What a worker knows of a stage before it loads it. Stages count from 1."""
+    """What a worker knows of its part before it loads it."""
 
-    number: int = key(integer(1))
     inputs: list[str] = key(listed(text()))  # the inputs of the whole model that it reads
     outputs: list[str] = key(listed(text()))  # the outputs of the whole model that it makes
-    receives: dict[str, Any] = key(table())  # the names of the tensors that it gets, by the number of their stage
-    sends: dict[str, Any] = key(table())  # the names of the tensors that it gives, by the number of their stage
-    model_bytes: int = key(integer(1))
+    sections: list[Section] = key(_each(Section))  # in the order of their steps; none: the rank has nothing to compute
     weights: list[Any] = key(listed(table()))  # name, dtype, shape and first byte in the body
-    body_bytes: int = key(integer(1))
+    body_bytes: int = key(integer(0))
     checksums: list[int] = key(listed(integer(0)))  # CRC-32 of each chunk
 
 
 def build_stage(
-    number: int,
-    model: bytes,
-    weights: Mapping[str, NDArray[Any]],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    receives: Mapping[int, Sequence[str]],
-    sends: Mapping[int, Sequence[str]],
+    sections: Sequence[Section], models: Sequence[bytes], weights: Mapping[str, NDArray[Any]], inputs: Sequence[str], outputs: Sequence[str]
 ) -> bytes:
-    """Encode stage ``number``. ``model``: ONNX bytes without the data of ``weights``. ``receives``, ``sends``: names by stage."""
+    """Encode what a rank has. ``models``: of each section its model and its lean model, ONNX bytes without the data of ``weights``."""
     places: list[dict[str, Any]] = []
-    end = _aligned(len(model))
+    end = _aligned(sum(map(len, models)))
     for name, array in weights.items():
         places.append({"name": name, "dtype": array.dtype.name, "shape": list(array.shape), "start": end})
         end = _aligned(end + array.nbytes)
-    body = np.zeros(end, np.uint8)
-    body[: len(model)] = np.frombuffer(model, np.uint8)
+    body, at = np.zeros(end, np.uint8), 0
+    for model in models:
+        body[at : at + len(model)] = np.frombuffer(model, np.uint8)
+        at += len(model)
     for place, array in zip(places, weights.values(), strict=True):
-        values = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        body[place["start"] : place["start"] + len(values)] = values
+        body[place["start"] : place["start"] + array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
     head = Head(
-        number=number,
         inputs=list(inputs),
         outputs=list(outputs),
-        receives={str(stage): list(names) for stage, names in receives.items()},
-        sends={str(stage): list(names) for stage, names in sends.items()},
-        model_bytes=len(model),
+        sections=list(sections),
         weights=places,
         body_bytes=end,
         checksums=[zlib.crc32(body[start : start + CHUNK_BYTES].data) for start in range(0, end, CHUNK_BYTES)],
@@ -90,10 +114,10 @@ def _aligned(end: int) -> int:
 
 
 class StageReader:
-    """Reads the stage at ``key``: at once the head, with `load` the rest. Raises `DamagedContent` if a checksum is wrong.
+    """Reads the part of a rank at ``key``: at once the head, with `load` the rest. Raises `DamagedContent` if a checksum is wrong.
 
     ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` runs the
-    requests. ``numbers`` and ``sources``: see `fsd_core.worker.loop.Part`; a stage also has the numbers of the stages to which it sends.
+    requests. ``numbers`` and ``sources``: see `fsd_core.worker.loop.Part`; a step counts as a layer, also one in which the rank sends.
     """
 
     def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor) -> None:
@@ -102,15 +126,15 @@ class StageReader:
         self._pool = pool
         self._begin = read(key, 0, HEAD_BYTES)
         self.head = self._head()
-        self.receives = {int(stage) - 1: names for stage, names in self.head.receives.items()}  # by rank of a replica
-        self.sends = {int(stage): names for stage, names in self.head.sends.items()}
-        # All tensors that it has to make, in the order of their first use.
-        self.gives = list(dict.fromkeys([*self.head.outputs, *(name for names in self.sends.values() for name in names)]))
-        self.numbers = sorted({self.head.number, *self.sends})
-        self.sources = [sorted(self.receives) if number == self.head.number else [] for number in self.numbers]
+        sources = {transfer.step: list[int]() for section in self.head.sections for transfer in section.sends}
+        sources |= {section.step: [transfer.rank for transfer in section.receives] for section in self.head.sections}
+        self.numbers = sorted(sources)
+        self.sources = [sources[number] for number in self.numbers]
 
-    def load(self, check: Callable[[], None]) -> tuple[bytes, dict[str, NDArray[Any]]]:
-        """The smaller model as ONNX bytes, and its weights by name, views of one buffer.
+    def load(self, check: Callable[[], None], *, lean: bool) -> list[tuple[bytes, Arrays, Arrays]]:
+        """For each section its model as ONNX bytes, its weights, and those that are inputs of the model: none unless it is ``lean``.
+
+        All arrays are views of one buffer.
 
         ``check`` is called between two requests; an error that it raises ends the loading.
         """
@@ -125,8 +149,13 @@ class StageReader:
             if len(data) != len(place) or zlib.crc32(data) != self.head.checksums[number]:
                 raise self._damaged(f"{len(data)} bytes from byte {start} of its body have a wrong checksum")
             place[:] = np.frombuffer(data, np.uint8)
-        model = body[: self.head.model_bytes].tobytes()
-        return model, {each["name"]: self._weight(body, each) for each in self.head.weights}
+        weights, found, at = {each["name"]: self._weight(body, each) for each in self.head.weights}, [], 0
+        for section in self.head.sections:
+            start, size = (at + section.model_bytes, section.lean_bytes) if lean and section.feeds else (at, section.model_bytes)
+            fed = {name: weights[name] for name in section.feeds if lean}
+            found.append((body[start : start + size].tobytes(), {name: weights[name] for name in section.weights if name not in fed}, fed))
+            at += section.model_bytes + section.lean_bytes
+        return found
 
     def _head(self) -> Head:
         if len(self._begin) < _PREAMBLE.size or self._begin[: len(_MAGIC)] != _MAGIC:

@@ -33,6 +33,17 @@ class BaseProvider:
         """
         return None
 
+    def store(self, resources: Resources) -> str:
+        """Where the objects of an app are: a text without secrets that no other app has, and that stays the same.
+
+        A client knows by it to which audit log it wrote.
+        """
+        return resources.app
+
+    def caller(self, resources: Resources) -> str:
+        """As whom the services know the caller, for the audit log, without secrets; empty: the text of ``credentials`` is as good."""
+        return ""
+
     def stand_in(self) -> str | None:
         """`None`: this provider has no emulator."""
         return None

@@ -15,13 +15,15 @@ from fsd_core.errors import InputError
 from fsd_core.providers.app_name import check_app, check_size
 from fsd_core.providers.package import Package, Recipe, stub
 from fsd_core.providers.probes import Pair, probe_function, probe_queues
+from fsd_core.providers.promises import REPAIR, Promise
 from fsd_core.providers.requests import Requests
-from fsd_core.providers.settings import FUNCTION, CloudSettings, read_settings, texts
+from fsd_core.providers.settings import FUNCTION, RETENTION, CloudSettings, read_settings, texts
 from fsd_core.storage.store import Store
 
 __all__ = ["LIMIT_S", "AppProvisioner", "remove_store"]
 
 LIMIT_S = 1800.0  # how long making or removing an app may take
+AUDIT_S = 300.0  # how long an audit may take
 A = TypeVar("A", bound=Requests)
 S = TypeVar("S", bound=CloudSettings)
 
@@ -54,6 +56,7 @@ class AppProvisioner(ABC, Generic[A, S]):
 
     def __init__(self, table: Mapping[str, object], provider: Provider) -> None:
         self.provider = provider
+        self.repair = False  # True: `ensure` sets every resource of the app again, also one that the record calls complete
         self.settings = read_settings(self.kind, provider.name, table)
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
@@ -69,7 +72,7 @@ class AppProvisioner(ABC, Generic[A, S]):
             wanted = self.wanted()
             if had and had.ranks:
                 self.check(had, wanted)
-            if had and had.ranks >= ranks and had.slots >= slots and wanted.items() <= had.names.items():
+            if had and not self.repair and had.ranks >= ranks and had.slots >= slots and wanted.items() <= had.names.items():
                 return had
             _limit(api, "provisioning", "`fsd deploy` continues where it stopped")
             api.tell(f"making what app {app} needs: this may take minutes")
@@ -83,10 +86,10 @@ class AppProvisioner(ABC, Generic[A, S]):
         wanted = wanted | {"package": str(code) if settings.package else "none"}
         had, names = self.begin(api, had, wanted, code, max(ranks, had.ranks), max(slots, had.slots))
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
-        kept = all(had.names.get(name) == names[name] for name in self.queued)
+        kept = not self.repair and all(had.names.get(name) == names.get(name) for name in self.queued)
         pairs = [(s, r) for s in range(slots) for r in range(ranks) if not (kept and s < had.slots and r < had.ranks)]
         names |= self.make_queues(api, Resources(had.app, ranks, slots, names), pairs)
-        changed = any(had.names.get(name) != names[name] for name in self.tried)
+        changed = self.repair or any(had.names.get(name) != names.get(name) for name in self.tried)
         unproven = Resources(had.app, had.ranks, had.slots, names | {"code": ""})  # the record gets "code" after the test launch
         names |= self.deploy(api, had, unproven, code, changed)
         made = Resources(had.app, ranks, slots, names)
@@ -101,6 +104,21 @@ class AppProvisioner(ABC, Generic[A, S]):
         with self._asking(app) as api:
             found = self.read(api, app)
             return found if found and found.ranks else None
+
+    def audit(self, app: str) -> Sequence[Promise] | None:
+        """Compare the app with what this version makes: a promise for each property. Changes nothing.
+
+        `None` if no `ensure` has ended, or if the app was removed. Raises `DriverError` if the credentials may not read what it compares.
+        """
+        with self._asking(app) as api:
+            had = self.read(api, app)
+            if had is None or not had.ranks:
+                return None
+            api.within(AUDIT_S, f"the audit took longer than {AUDIT_S:g} s")
+            command = f"fsd deploy --provider {self.provider.name} --app {app} --workers {had.ranks} --slots {had.slots} --repair"
+            # An app that an earlier version deployed is compared with the retention that a repair would set.
+            had = attrs.evolve(had, names={**texts(self.settings, (RETENTION,)), **had.names})
+            return [attrs.evolve(each, advice=each.advice.replace(REPAIR, command)) for each in self.promises(api, had)]
 
     def sweep(self, app: str) -> Sequence[str]:
         """Remove queues of generations other than the function's: no later `ensure` will use them. Returns a line for each."""
@@ -134,8 +152,8 @@ class AppProvisioner(ABC, Generic[A, S]):
         for name, setting in self.fixed.items():
             if (found := had.names.get(name)) is not None and found != wanted.get(name, found):
                 raise InputError(
-                    f"{setting}: app {had.app!r} was made with {found}, not {wanted[name]}: "
-                    f"expected {found}: set that, or destroy the app first"
+                    f"{setting}: app {had.app!r} was made with {found or 'none'}, not {wanted[name]}: "
+                    f"expected {found or 'none'}: set that, or destroy the app first"
                 )
 
     @staticmethod
@@ -178,6 +196,10 @@ class AppProvisioner(ABC, Generic[A, S]):
     @abstractmethod
     def record(self, api: A, made: Resources, code: Package) -> None:
         """Write ``made`` into the function's environment."""
+
+    @abstractmethod
+    def promises(self, api: A, had: Resources) -> list[Promise]:
+        """The promises about the deployed app ``had``, from requests that only read."""
 
     @abstractmethod
     def remove(self, api: A, app: str, had: Resources | None) -> list[str]:

@@ -8,9 +8,10 @@ from typing import Protocol, TypeVar
 
 from fsd_core.common.fields import read
 
-__all__ = ["FUNCTION", "CloudSettings", "read_settings", "texts"]
+__all__ = ["FUNCTION", "RETENTION", "CloudSettings", "read_settings", "texts"]
 
 FUNCTION = ("memory_mb", "timeout_s", "concurrency", "lease_s", "runtime")  # settings that every cloud has and that its functions need
+RETENTION = "audit_retention_days"  # a setting: after so many days the store of an app forgets an entry of its audit log
 
 
 class CloudSettings(Protocol):

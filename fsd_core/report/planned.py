@@ -39,8 +39,7 @@ def write_plan(plan: Plan, out: str | os.PathLike[str]) -> None:
 def _page(plan: Plan) -> str:
     about = plan.about
     title = f"Plan for {about['model']} on {about['input']}"
-    known = {"layers": "layers", "neurons": "neurons", "weights": "weights", "samples": "samples"}
-    shown = [("objective", plan.objective), *((name, count(about[name])) for name in known)]
+    shown = [("objective", plan.objective), *((name, count(size)) for name, size in plan.sizes.items())]
     shown += [(name.replace("_", " "), f"{about[name]:g}") for name in ("deadline", "budget", "per_day") if name in about]
     parts = [
         f"<h1>{escaped(title)}</h1>",

@@ -70,6 +70,7 @@ class _Record:
     predicted: Mapping[str, Any] | None = key(nullable(table()), default=None)
     missing_ranks: list[int] = key(listed(integer(0)), default=attrs.Factory(list))
     recovered: list[Mapping[str, Any]] = key(listed(table()), default=attrs.Factory(list))  # as `Result.recovered`
+    audit: Mapping[str, Any] | None = key(nullable(table()), default=None)  # as `Result.audit`
 
 
 _Seconds = attrs.make_class(

@@ -9,7 +9,12 @@ import os
 
 import attrs
 
-__all__ = ["RunKeys", "content", "is_content", "is_manifest", "is_run", "manifest", "new_run", "slot"]
+__all__ = ["AUDIT", "PASSING", "RunKeys", "content", "is_content", "is_manifest", "is_run", "manifest", "new_run", "slot"]
+
+AUDIT = "audit/"  # the prefix of the audit log of an app
+# Prefixes that all other keys have, and the audit log does not: for the rules by which a store forgets objects. Digests and the ids of runs
+# begin with a hexadecimal digit; the others are "code/", "probe/" and "slots/".
+PASSING = (*"0123456789bcdefps", *(f"a{digit}" for digit in "0123456789abcdef"))
 
 
 def new_run() -> str:

@@ -29,6 +29,7 @@ FIELDS = (
     "retries",
     "duplicates_dropped",
     "strays_dropped",  # messages of other runs or older epochs, and messages that are not frames
+    "frames_dropped",  # what claims to be of this run and has a wrong tag: damaged or forged frames, and reads of damaged exchange objects
 )
 
 

@@ -32,7 +32,7 @@ from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.keys import slot as slot_key
 from fsd_core.storage.store import Store
 
-__all__ = ["LEASE_S", "RENEW_S", "Lease", "Look", "holders", "lease", "look", "release", "renew", "watch"]
+__all__ = ["LEASE_S", "RENEW_S", "Lease", "Look", "holders", "lease", "look", "newest_epoch", "release", "renew", "watch"]
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,11 @@ def watch(store: Store, slot: int, epoch: int, stop: threading.Event) -> None:
             seen, changed_at = found, time.monotonic()
         elif time.monotonic() - changed_at >= LEASE_S:
             raise RunFailed(Code.DEADLINE, f"the client is gone: it has not renewed the lease of slot {slot} for {LEASE_S:g} s")
+
+
+def newest_epoch(store: Store, slot: int) -> int:
+    """The epoch of the slot's last lease, by one request; 0 if it has none."""
+    return max(map(_epoch, store.keys(slot_key(slot))), default=0)
 
 
 def holders(store: Store) -> set[str]:

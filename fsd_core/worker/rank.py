@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, RankIdentity
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel
 from fsd_core.common.logs import Journal, masked, set_level
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Starved, Stopwatch
@@ -242,20 +242,18 @@ class Worker:
                     expected[config.step(batch, number)] = [base + source for source in sources]
         expected[_last_step(config)] = [rank for rank in _writers(config) if rank] if self.rank == 0 else []
         self._sources = sorted({source for sources in expected.values() for source in sources})
-        me = self._identity(config.workers, self.launch.deadline)
+        me = config.member(self.launch.epoch, self.rank, self.launch.deadline, self.launch.incarnation)
         start_s = config.start_s * (1 + config.stage(self.rank))  # the stages before this one load and compute first
         eager, slack_s = config.objective == "latency", self.wrappers.slack_s
         settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
-        ask = self.recovery.ask if config.queued and self.launch.incarnation else None
-        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask)
+        ask = self.recovery.ask if config.queued and config.recovery else None
+        newest = partial(slots.newest_epoch, self.store, self.launch.slot)
+        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask, newest_epoch=newest)
         if messages is None:
             return ObjectChannel(self.store, settings)
         if config.channel == "hybrid":
             return HybridChannel(messages, self.store, settings)
         return QueueChannel(messages, settings)
-
-    def _identity(self, workers: int, deadline: float) -> RankIdentity:
-        return RankIdentity(self.launch.run, self.launch.epoch, self.rank, workers, deadline, self.launch.incarnation)
 
     def _compute(self, config: RunConfig, made: type[Loop], shard: Part) -> dict[str, int]:
         """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
@@ -373,7 +371,7 @@ class Worker:
         if self.channel is not None:
             self.channel.abort(reason, retry)
         elif self.config is not None and self.config.queued:
-            me = self._identity(self.config.workers, retry.deadline)
+            me = self.config.member(self.launch.epoch, self.rank, retry.deadline, self.launch.incarnation)
             abort_peers(self.provider, self.resources, self.launch.slot, me, reason, retry)
 
 

@@ -74,13 +74,13 @@ class Recovery:
     def ask(self, step: int, sources: Sequence[int]) -> None:
         """Ask ``sources``, which did not send for a while, for their payloads from ``step`` on.
 
-        Raises `RunFailed` if one of them has ended and left nothing.
+        Raises `RunFailed` if this rank was lost, and one of them has ended and left nothing for it.
         """
         self._asked = (step, self._asked[1] + 1 if self._asked[0] == step else 1)
         self._say_hello(step, sources)
         self._read_records(sources)
         gone = sorted(self._taken.intersection(sources))
-        if gone and self._asked[1] >= ASKS:
+        if gone and self._asked[1] >= ASKS and self._incarnation:  # else a message may only be late
             why = self._lost.reason if self._lost else "for an unknown reason"
             reason = f"this rank was lost ({why}), and rank {gone[0]} has ended and left nothing for it: the budget is exceeded"
             raise RunFailed(Code.UNAVAILABLE, reason, rank=self._rank)

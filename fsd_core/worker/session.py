@@ -25,12 +25,15 @@ def runtime() -> Any:
 
 
 class Session:
-    """Computes a stage: ``model`` as ONNX bytes, its ``weights`` by name. It uses the weights where they are: it holds no copy.
+    """Computes a stage: ``model`` as ONNX bytes, its ``weights`` by name, and those that it takes as inputs, which are ``fed``.
 
-    ``prepack``: ONNX Runtime may hold weights a second time, in a form that multiplies faster.
+    It uses all of them where they are. ONNX Runtime copies ``weights`` while it makes the session, and frees the copy afterwards.
+    ``prepack``: it may hold them a second time, in a form that multiplies faster.
     """
 
-    def __init__(self, model: bytes, weights: Mapping[str, NDArray[Any]], *, prepack: bool) -> None:
+    def __init__(
+        self, model: bytes, weights: Mapping[str, NDArray[Any]], fed: Mapping[str, NDArray[Any]] | None = None, *, prepack: bool
+    ) -> None:
         ort = runtime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised: no lines beside them
@@ -41,10 +44,13 @@ class Session:
             "session.intra_op.allow_spinning", "0"
         )  # a thread that spins is billed, and disturbs its neighbours
         options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
+        self._fed = dict(fed or {})
         self._weights = dict(weights)  # ONNX Runtime has only their addresses
         self._values = [ort.OrtValue.ortvalue_from_numpy(each) for each in self._weights.values()]
         if self._values:
             options.add_external_initializers(list(self._weights), self._values)
+            for name, value in zip(self._weights, self._values, strict=True):
+                options.add_initializer(name, value)  # without this one, the session copies what the other one gives it
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of ONNX Runtime, of any kind
@@ -53,7 +59,7 @@ class Session:
     def run(self, tensors: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The tensors of these names. Raises `RunFailed` (`Code.INVALID`) if the stage cannot compute these inputs."""
         try:
-            return dict(zip(outputs, self._session.run(list(outputs), dict(tensors)), strict=True))
+            return dict(zip(outputs, self._session.run(list(outputs), {**tensors, **self._fed}), strict=True))
         except Exception as error:  # of ONNX Runtime, of any kind
             raise _failed("cannot compute this stage", error) from error
 

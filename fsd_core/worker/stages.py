@@ -1,4 +1,4 @@
-"""The loop of the engine onnx: a rank computes one stage of an ONNX model, and passes tensors on to the stages that read them."""
+"""The loop of the engine onnx: a rank computes its part of an ONNX model, and passes tensors on to the ranks that read them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from fsd_core.codec import CodecError, decode_tensors, encode_tensors
 from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, RunFailed
-from fsd_core.protocol.stage_shard import StageReader
+from fsd_core.protocol.stage_shard import Section, StageReader, Transfer
 from fsd_core.worker.loop import Loop
 from fsd_core.worker.session import Session, runtime
 
 __all__ = ["StageLoop"]
 
+Tensors = dict[str, NDArray[Any]]
+
 
 @attrs.define(kw_only=True, eq=False)
 class StageLoop(Loop):
-    """Computes a stage for one micro-batch after the other. A stage counts as one layer, and its number as that of the layer."""
+    """Computes the sections of a rank for one micro-batch after the other. A section counts as one layer, and its step as that layer."""
 
     shard: StageReader
-    _session: Session | None = attrs.field(default=None, init=False)
+    _sessions: list[Session] | None = attrs.field(default=None, init=False)
     _sending: Future[None] | None = attrs.field(default=None, init=False)
 
     @staticmethod
@@ -35,27 +37,19 @@ class StageLoop(Loop):
         return StageReader(key, read, pool)
 
     def run(self, batch: int) -> bytes:
-        """Compute the batch of this number. Returns those outputs of the model that this stage makes."""
+        """Compute the batch of this number. Returns those outputs of the model that this rank makes."""
         began = time.monotonic()
-        stage = self.shard.head
-        self.layer = stage.number
+        head = self.shard.head
+        self.layer = head.sections[0].step if head.sections else None
         self.watch.enter("load")
-        if self._session is None and self.shard.gives:  # else its nodes depend on weights alone: the stages that read them compute them
-            self._session = Session(*self.shard.load(self._check), prepack=self.config.keep[self.rank % self.config.parts])
-        self.note(stage.number)
+        if self._sessions is None:
+            self._sessions = self._load()
         tensors = self._inputs(batch)
-        self._check()
-        self.watch.enter("exchange")
-        tensors |= self._received(batch)
-        self.watch.enter("compute")
-        made = self._session.run(tensors, self.shard.gives) if self._session is not None else {}
-        self.watch.enter("send")
-        if self._sending is not None:
-            self._sending.result()
-        self._sending = self.pool.submit(self._send, batch, made)
-        output = encode_tensors({name: made[name] for name in stage.outputs})
+        for section, session in zip(head.sections, self._sessions, strict=True):
+            tensors = self._compute(batch, section, session, tensors)
+        output = encode_tensors({name: tensors[name] for name in head.outputs})
         if batch + self.config.data >= len(self.config.batches):  # the last one: all is on its way before the worker goes on
-            self._sending.result()
+            self._wait()
         if self.progress is not None:
             self.progress.report((batch // self.config.data + 1) * self.config.layers)
         if self.channel is not None:
@@ -63,11 +57,38 @@ class StageLoop(Loop):
         self.watch.enter("other")
         return output
 
+    def _load(self) -> list[Session]:
+        """A session for each section; they share the weights."""
+        prepack = self.config.keep[self.rank % self.config.parts]
+        return [Session(*each, prepack=prepack) for each in self.shard.load(self._check, lean=not prepack)]
+
+    def _compute(self, batch: int, section: Section, session: Session, tensors: Tensors) -> Tensors:
+        """Receive what a section reads, compute it, and begin to send. Returns what of all ``tensors`` the rank still needs."""
+        self.layer = section.step
+        self.note(section.step)
+        self._check()
+        self.watch.enter("exchange")
+        tensors |= self._received(batch, section)
+        self.watch.enter("compute")
+        tensors |= session.run({name: tensors[name] for name in section.reads}, section.gives)
+        self.watch.enter("send")
+        self._wait()
+        if section.sends:
+            sent = {name: tensors[name] for transfer in section.sends for name in transfer.names}
+            self._sending = self.pool.submit(self._send, batch, section.sends, sent)
+        return {name: array for name, array in tensors.items() if name in section.keeps}
+
+    def _wait(self) -> None:
+        """Wait until what an earlier section gives is on its way. Raises the error if that failed."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.result()
+
     def _check(self) -> None:
         self._raise_if_over(waits=False)
 
-    def _inputs(self, batch: int) -> dict[str, NDArray[Any]]:
-        """The inputs of the model that this stage reads."""
+    def _inputs(self, batch: int) -> Tensors:
+        """The inputs of the model that this rank reads."""
         staged = self._staged(batch)
         if staged is None:
             return {}
@@ -76,25 +97,29 @@ class StageLoop(Loop):
         except CodecError as error:
             raise DamagedContent(Code.INVALID, f"the staged input is damaged: {error}", staged[0]) from error
 
-    def _received(self, batch: int) -> dict[str, NDArray[Any]]:
-        """The tensors of earlier stages."""
-        found: dict[str, NDArray[Any]] = {}
-        if not self.shard.receives:
+    def _received(self, batch: int, section: Section) -> Tensors:
+        """The tensors that other ranks send for a section."""
+        found: Tensors = {}
+        names = {transfer.rank: transfer.names for transfer in section.receives}
+        if not names:
             return found
         assert self.channel is not None
-        for source, payload in self.channel.receive(self.config.step(batch, self.shard.head.number)):
+        for source, payload in self.channel.receive(self.config.step(batch, section.step)):
             try:
-                found |= decode_tensors(payload, self.shard.receives[source - self._base])
+                found |= decode_tensors(payload, names[source - self._base])
             except CodecError as error:
                 raise RunFailed(Code.INVALID, f"the payload of rank {source} is damaged: {error}") from error
         return found
 
-    def _send(self, batch: int, made: dict[str, NDArray[Any]]) -> None:
-        """Encode and send to each later stage what it reads."""
+    def _send(self, batch: int, transfers: list[Transfer], tensors: Tensors) -> None:
+        """Encode and send to each rank what it reads. All that is for one step leaves together."""
+        assert self.channel is not None
         done: dict[tuple[str, ...], bytes] = {}
-        for number, names in self.shard.sends.items():
-            if (key := tuple(names)) not in done:
-                done[key] = encode_tensors({name: made[name] for name in names})
-            assert self.channel is not None
+        payloads: dict[int, list[tuple[int, bytes]]] = {}
+        for transfer in transfers:
+            if (key := tuple(transfer.names)) not in done:
+                done[key] = encode_tensors({name: tensors[name] for name in key})
             self.channel.meter.add("payload_bytes_sent", len(done[key]))
-            self.channel.send(self.config.step(batch, number), [(self._base + number - 1, done[key])])
+            payloads.setdefault(transfer.step, []).append((self._base + transfer.rank, done[key]))
+        for step, some in payloads.items():
+            self.channel.send(self.config.step(batch, step), some)

@@ -69,6 +69,18 @@ variable "concurrency" {
   default     = null
 }
 
+variable "audit_retention_days" {
+  type        = number
+  description = "After so many days the bucket removes an entry of the audit log."
+  default     = 365
+}
+
+variable "kms_key" {
+  type        = string
+  description = "ARN of your key, whose policy allows what fsd_aws.policy.key lists; null: keys of AWS, free of charge."
+  default     = null
+}
+
 variable "runtime" {
   type    = string
   default = "python3.12"
@@ -108,6 +120,8 @@ locals {
   sqs      = "arn:${data.aws_partition.here.partition}:sqs:${var.region}:${local.account}"
   lambda   = "arn:${data.aws_partition.here.partition}:lambda:${var.region}:${local.account}:function:${local.function}"
 
+  passing = concat(split("", "0123456789bcdefps"), [for digit in split("", "0123456789abcdef") : "a${digit}"])
+
   ranks_per_topic = 200 # SNS allows 200 filter policies in one topic
   pairs = { for pair in setproduct(range(var.slots), range(var.ranks)) : "${pair[0]}-${pair[1]}" => {
     slot  = pair[0]
@@ -119,15 +133,28 @@ locals {
 # --- messages: a topic for up to 200 ranks of a slot, a queue for each rank, a filter between them
 
 resource "aws_sns_topic" "topic" {
-  for_each = toset([for pair in local.pairs : pair.topic])
-  name     = "${local.prefix}-${each.key}"
+  for_each          = toset([for pair in local.pairs : pair.topic])
+  name              = "${local.prefix}-${each.key}"
+  kms_master_key_id = var.kms_key
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["sns:Publish"]
+      Resource  = "${local.sns}:${local.prefix}-${each.key}"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
 }
 
 resource "aws_sqs_queue" "rank" {
   for_each                  = local.pairs
   name                      = "${local.prefix}-${each.key}"
   message_retention_seconds = 3600
-  sqs_managed_sse_enabled   = true # not the key aws/sqs: SNS may not use it, and its messages would be lost without an error
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null # not the key aws/sqs: SNS may not use it, and messages would be lost
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -137,6 +164,13 @@ resource "aws_sqs_queue" "rank" {
       Action    = ["sqs:SendMessage"]
       Resource  = "${local.sqs}:${local.prefix}-${each.key}"
       Condition = { ArnLike = { "aws:SourceArn" = "${local.sns}:${local.prefix}-${each.value.slot}-t*" } }
+      }, {
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["sqs:*"]
+      Resource  = "${local.sqs}:${local.prefix}-${each.key}"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
   })
 }
@@ -145,7 +179,8 @@ resource "aws_sqs_queue" "rank" {
 resource "aws_sqs_queue" "dead" {
   name                      = "${local.prefix}-dead"
   message_retention_seconds = 1209600
-  sqs_managed_sse_enabled   = true
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -155,6 +190,13 @@ resource "aws_sqs_queue" "dead" {
       Action    = ["sqs:SendMessage"]
       Resource  = "${local.sqs}:${local.prefix}-dead"
       Condition = { ArnLike = { "aws:SourceArn" = "${local.sns}:${local.prefix}-*" } }
+      }, {
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["sqs:*"]
+      Resource  = "${local.sqs}:${local.prefix}-dead"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
   })
 }
@@ -163,7 +205,19 @@ resource "aws_sqs_queue" "dead" {
 resource "aws_sqs_queue" "failed" {
   name                      = "${local.prefix}-failed"
   message_retention_seconds = 3600
-  sqs_managed_sse_enabled   = true
+  kms_master_key_id         = var.kms_key
+  sqs_managed_sse_enabled   = var.kms_key == null ? true : null
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["sqs:*"]
+      Resource  = "${local.sqs}:${local.prefix}-failed"
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
 }
 
 resource "aws_sns_topic_subscription" "rank" {
@@ -176,7 +230,7 @@ resource "aws_sns_topic_subscription" "rank" {
   redrive_policy       = jsonencode({ deadLetterTargetArn = aws_sqs_queue.dead.arn })
 }
 
-# --- objects: private, encrypted, deleted after a week
+# --- objects: private, encrypted, only by TLS, deleted after a week
 
 resource "aws_s3_bucket" "objects" {
   bucket        = local.bucket
@@ -191,25 +245,54 @@ resource "aws_s3_bucket_public_access_block" "objects" {
   restrict_public_buckets = true
 }
 
+resource "aws_s3_bucket_policy" "objects" {
+  bucket     = aws_s3_bucket.objects.id
+  depends_on = [aws_s3_bucket_public_access_block.objects]
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "OnlyTls"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = ["s3:*"]
+      Resource  = [aws_s3_bucket.objects.arn, "${aws_s3_bucket.objects.arn}/*"]
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
+}
+
 resource "aws_s3_bucket_server_side_encryption_configuration" "objects" {
   bucket = aws_s3_bucket.objects.id
   rule {
     apply_server_side_encryption_by_default {
-      sse_algorithm = "AES256"
+      sse_algorithm     = var.kms_key == null ? "AES256" : "aws:kms"
+      kms_master_key_id = var.kms_key
     }
+    bucket_key_enabled = var.kms_key == null ? null : true # S3 then asks KMS for few keys instead of one for each object
   }
 }
 
 resource "aws_s3_bucket_lifecycle_configuration" "objects" {
   bucket = aws_s3_bucket.objects.id
+  # All prefixes of keys except that of the audit log: a rule of S3 has one prefix, and cannot leave one out.
+  dynamic "rule" {
+    for_each = merge({ for prefix in local.passing : prefix => 7 }, { "audit/" = var.audit_retention_days })
+    content {
+      id     = "fsd ${rule.key}"
+      status = "Enabled"
+      filter {
+        prefix = rule.key
+      }
+      expiration {
+        days = rule.value
+      }
+    }
+  }
   rule {
     id     = "fsd"
     status = "Enabled"
     filter {
       prefix = ""
-    }
-    expiration {
-      days = 7
     }
     abort_incomplete_multipart_upload {
       days_after_initiation = 1
@@ -222,6 +305,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "objects" {
 resource "aws_cloudwatch_log_group" "function" {
   name              = "/aws/lambda/${local.function}"
   retention_in_days = 14
+  kms_key_id        = var.kms_key
 }
 
 resource "aws_iam_role" "function" {
@@ -243,16 +327,17 @@ resource "aws_iam_role_policy" "function" {
   role = aws_iam_role.function.id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
+    Statement = concat([
       { Sid = "Publish", Effect = "Allow", Action = ["sns:Publish"], Resource = "${local.sns}:${local.prefix}-*" },
       { Sid = "Receive", Effect = "Allow", Action = ["sqs:ReceiveMessage", "sqs:DeleteMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
       { Sid = "Send", Effect = "Allow", Action = ["sqs:SendMessage"], Resource = "${local.sqs}:${local.prefix}-*" },
       { Sid = "Objects", Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject"], Resource = "${aws_s3_bucket.objects.arn}/*" },
+      { Sid = "Audit", Effect = "Deny", Action = ["s3:GetObject", "s3:PutObject"], Resource = "${aws_s3_bucket.objects.arn}/audit/*" },
       # Without this permission a missing key is 403, not 404.
       { Sid = "Missing", Effect = "Allow", Action = ["s3:ListBucket"], Resource = aws_s3_bucket.objects.arn },
       { Sid = "Launch", Effect = "Allow", Action = ["lambda:InvokeFunction"], Resource = local.lambda },
       { Sid = "Log", Effect = "Allow", Action = ["logs:CreateLogStream", "logs:PutLogEvents"], Resource = "${aws_cloudwatch_log_group.function.arn}:*" },
-    ]
+    ], var.kms_key == null ? [] : [{ Sid = "Key", Effect = "Allow", Action = ["kms:Decrypt", "kms:GenerateDataKey"], Resource = var.kms_key }])
   })
 }
 
@@ -265,6 +350,7 @@ resource "aws_lambda_function" "worker" {
   timeout                        = var.timeout_s
   filename                       = var.package
   source_code_hash               = filebase64sha256(var.package)
+  kms_key_arn                    = var.kms_key
   reserved_concurrent_executions = var.concurrency == null ? -1 : var.concurrency
   depends_on                     = [aws_cloudwatch_log_group.function, aws_iam_role_policy.function, aws_sns_topic_subscription.rank]
 
@@ -275,25 +361,26 @@ resource "aws_lambda_function" "worker" {
         app   = var.app
         ranks = var.ranks
         slots = var.slots
-        names = {
-          region           = var.region
-          account          = local.account
-          partition        = data.aws_partition.here.partition
-          generation       = var.generation
-          queue_url_prefix = trimsuffix(aws_sqs_queue.failed.url, aws_sqs_queue.failed.name)
-          function         = local.function
-          bucket           = aws_s3_bucket.objects.id
-          body             = "binary"
-          package          = var.package_text
-          memory_mb        = tostring(var.memory_mb)
-          timeout_s        = tostring(var.timeout_s)
-          concurrency      = var.concurrency == null ? "" : tostring(var.concurrency)
-          lease_s          = tostring(var.lease_s)
-          message_kb       = "256"
-          runtime          = var.runtime
-          code             = var.code
-          role             = aws_iam_role.function.arn
-        }
+        names = merge(var.kms_key == null ? {} : { kms_key = var.kms_key }, {
+          region               = var.region
+          account              = local.account
+          partition            = data.aws_partition.here.partition
+          generation           = var.generation
+          queue_url_prefix     = trimsuffix(aws_sqs_queue.failed.url, aws_sqs_queue.failed.name)
+          function             = local.function
+          bucket               = aws_s3_bucket.objects.id
+          body                 = "binary"
+          package              = var.package_text
+          memory_mb            = tostring(var.memory_mb)
+          timeout_s            = tostring(var.timeout_s)
+          concurrency          = var.concurrency == null ? "" : tostring(var.concurrency)
+          lease_s              = tostring(var.lease_s)
+          message_kb           = "256"
+          audit_retention_days = tostring(var.audit_retention_days)
+          runtime              = var.runtime
+          code                 = var.code
+          role                 = aws_iam_role.function.arn
+        })
       })
     }
   }

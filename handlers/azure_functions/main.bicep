@@ -52,12 +52,23 @@ param concurrency int = 100
 @maxValue(300)
 param lease_s int = 10
 
+@description('After so many days the container removes an entry of the audit log.')
+@minValue(1)
+@maxValue(36500)
+param audit_retention_days int = 365
+
 @allowed(['3.11', '3.12', '3.13'])
 param runtime string = '3.12'
 
 @description('What a queue takes as one message, premium only; 0: what its tier takes.')
 @maxValue(102400)
 param message_kb int = 0
+
+@description('URL of your key in a Key Vault, for tier premium; empty: keys of Microsoft.')
+param kms_key string = ''
+
+@description('Resource id of a user-assigned identity that may use this key.')
+param kms_identity string = ''
 
 @description('Object id of whoever deploys and runs, from az ad signed-in-user show --query id.')
 param principal string = deployer().objectId
@@ -67,6 +78,10 @@ var function = 'fsd-${app}-${mark}'
 var account = 'fsd${replace(app, '-', '')}${mark}'
 var container = contains(app, '--') ? fail('app: two hyphens together are for fsd deploy alone') : 'fsd-${app}'
 var sku = tier == 'premium' ? { name: 'Premium', tier: 'Premium', capacity: 1 } : { name: 'Standard', tier: 'Standard' }
+var vault = empty(kms_key) ? [''] : split(kms_key, '/keys/')
+var identity = empty(kms_key) ? { type: 'None' } : { type: 'UserAssigned', userAssignedIdentities: { '${kms_identity}': {} } }
+var busKey = { keyVaultUri: vault[0], keyName: last(vault), identity: { userAssignedIdentity: kms_identity } }
+var storageKey = { keyvaulturi: vault[0], keyname: last(vault) }
 var hosts = [for i in range(0, namespaces): '${function}-${i}.servicebus.windows.net']
 var sender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39' // Azure Service Bus Data Sender
 var receiver = '4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0' // Azure Service Bus Data Receiver
@@ -81,7 +96,11 @@ resource bus 'Microsoft.ServiceBus/namespaces@2024-01-01' = [for i in range(0, n
   location: region
   tags: tags
   sku: sku
-  properties: { minimumTlsVersion: '1.2', disableLocalAuth: true }
+  identity: identity
+  properties: union(
+    { minimumTlsVersion: '1.2', disableLocalAuth: true },
+    empty(kms_key) ? {} : { encryption: { keySource: 'Microsoft.KeyVault', keyVaultProperties: [busKey] } }
+  )
 }]
 
 resource queue 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [for i in range(0, ranks * slots): {
@@ -101,12 +120,22 @@ resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   tags: tags
   kind: 'StorageV2'
   sku: { name: 'Standard_LRS' }
-  properties: {
-    minimumTlsVersion: 'TLS1_2'
-    supportsHttpsTrafficOnly: true
-    allowBlobPublicAccess: false
-    allowSharedKeyAccess: false
-  }
+  identity: identity
+  properties: union(
+    {
+      minimumTlsVersion: 'TLS1_2'
+      supportsHttpsTrafficOnly: true
+      allowBlobPublicAccess: false
+      allowSharedKeyAccess: false
+    },
+    empty(kms_key) ? {} : {
+      encryption: {
+        keySource: 'Microsoft.Keyvault'
+        identity: { userAssignedIdentity: kms_identity }
+        keyvaultproperties: storageKey
+      }
+    }
+  )
 }
 
 resource life 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05-01' = {
@@ -115,13 +144,104 @@ resource life 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05-01' 
   properties: {
     policy: {
       rules: [
+        // All prefixes of keys in the container except that of the audit log; a rule takes ten. The container of the code has no rule.
         {
-          name: 'forget'
+          name: 'forget0'
           enabled: true
           type: 'Lifecycle'
           definition: {
-            filters: { blobTypes: ['blockBlob'], prefixMatch: ['${container}/'] } // not the container of the code
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/0'
+                '${container}/1'
+                '${container}/2'
+                '${container}/3'
+                '${container}/4'
+                '${container}/5'
+                '${container}/6'
+                '${container}/7'
+                '${container}/8'
+                '${container}/9'
+              ]
+            }
             actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+        {
+          name: 'forget1'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/b'
+                '${container}/c'
+                '${container}/d'
+                '${container}/e'
+                '${container}/f'
+                '${container}/p'
+                '${container}/s'
+                '${container}/a0'
+                '${container}/a1'
+                '${container}/a2'
+              ]
+            }
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+        {
+          name: 'forget2'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/a3'
+                '${container}/a4'
+                '${container}/a5'
+                '${container}/a6'
+                '${container}/a7'
+                '${container}/a8'
+                '${container}/a9'
+                '${container}/aa'
+                '${container}/ab'
+                '${container}/ac'
+              ]
+            }
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+        {
+          name: 'forget3'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/ad'
+                '${container}/ae'
+                '${container}/af'
+              ]
+            }
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: 7 } } }
+          }
+        }
+        {
+          name: 'forget4'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: [
+                '${container}/audit/'
+              ]
+            }
+            actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: audit_retention_days } } }
           }
         }
       ]
@@ -182,6 +302,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
       runtime: { name: 'python', version: runtime }
     }
     siteConfig: {
+      minTlsVersion: '1.2'
       appSettings: [
         { name: 'AzureWebJobsStorage__accountName', value: account } // the host logs in with its identity; without this it makes no keys
         {
@@ -209,6 +330,9 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
               region: region
               tier: tier
               message_kb: string(message_kb)
+              kms_key: kms_key
+              kms_identity: kms_identity
+              audit_retention_days: string(audit_retention_days)
               memory_mb: string(memory_mb)
               timeout_s: string(timeout_s)
               concurrency: string(concurrency)

@@ -76,6 +76,12 @@ variable "lease_s" {
   default = 10
 }
 
+variable "audit_retention_days" {
+  type        = number
+  description = "After so many days the bucket removes an entry of the audit log."
+  default     = 365
+}
+
 variable "receive" {
   type        = string
   default     = "pull"
@@ -91,6 +97,12 @@ variable "concurrency" {
 variable "runtime" {
   type    = string
   default = "python312"
+}
+
+variable "kms_key" {
+  type        = string
+  description = "The name of your key in Cloud KMS, which the accounts of Cloud Storage and Pub/Sub may use; null: keys of Google."
+  default     = null
 }
 
 variable "package" {
@@ -160,10 +172,11 @@ resource "google_service_account_iam_member" "person" {
 # --- messages: a topic and a subscription for each rank of each slot
 
 resource "google_pubsub_topic" "rank" {
-  for_each   = local.pairs
-  name       = "${local.prefix}-${each.key}"
-  labels     = local.labels
-  depends_on = [google_project_service.api]
+  for_each     = local.pairs
+  name         = "${local.prefix}-${each.key}"
+  labels       = local.labels
+  kms_key_name = var.kms_key
+  depends_on   = [google_project_service.api]
 }
 
 resource "google_pubsub_subscription" "rank" {
@@ -201,6 +214,12 @@ resource "google_storage_bucket" "objects" {
   force_destroy               = true
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
+  dynamic "encryption" {
+    for_each = var.kms_key == null ? [] : [var.kms_key]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
   soft_delete_policy {
     retention_duration_seconds = 0 # the default keeps, and bills, what was deleted for a week
   }
@@ -209,7 +228,17 @@ resource "google_storage_bucket" "objects" {
       type = "Delete"
     }
     condition {
-      age = 7
+      age            = 7
+      matches_prefix = concat(split("", "0123456789bcdefps"), [for digit in split("", "0123456789abcdef") : "a${digit}"]) # all but the audit log
+    }
+  }
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      age            = var.audit_retention_days
+      matches_prefix = ["audit/"]
     }
   }
   lifecycle_rule {
@@ -272,21 +301,23 @@ resource "google_cloudfunctions2_function" "worker" {
         ranks = var.ranks
         slots = var.slots
         names = {
-          project         = var.project
-          region          = var.region
-          generation      = var.generation
-          function        = local.function
-          bucket          = google_storage_bucket.objects.name
-          url             = "https://${local.function}-${data.google_project.here.number}.${var.region}.run.app"
-          memory_mb       = tostring(var.memory_mb)
-          timeout_s       = tostring(var.timeout_s)
-          concurrency     = tostring(var.concurrency)
-          lease_s         = tostring(var.lease_s)
-          receive         = var.receive
-          runtime         = var.runtime
-          code            = var.code
-          package         = var.package_text
-          service_account = google_service_account.worker.email
+          project              = var.project
+          region               = var.region
+          generation           = var.generation
+          function             = local.function
+          bucket               = google_storage_bucket.objects.name
+          url                  = "https://${local.function}-${data.google_project.here.number}.${var.region}.run.app"
+          memory_mb            = tostring(var.memory_mb)
+          timeout_s            = tostring(var.timeout_s)
+          concurrency          = tostring(var.concurrency)
+          lease_s              = tostring(var.lease_s)
+          receive              = var.receive
+          audit_retention_days = tostring(var.audit_retention_days)
+          runtime              = var.runtime
+          code                 = var.code
+          package              = var.package_text
+          service_account      = google_service_account.worker.email
+          kms_key              = var.kms_key == null ? "" : var.kms_key
         }
       })
     }

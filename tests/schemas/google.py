@@ -16,8 +16,10 @@ __all__ = ["DOCUMENTS", "read"]
 
 DOCUMENTS = {
     "cloudfunctions": "v2",
+    "cloudkms": "v1",
     "cloudresourcemanager": "v1",
     "iam": "v1",
+    "logging": "v2",
     "run": "v2",
     "serviceusage": "v1",
     "storage": "v1",

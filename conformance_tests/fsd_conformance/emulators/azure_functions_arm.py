@@ -22,6 +22,7 @@ from fsd_conformance.emulators.web import Request, Response
 __all__ = ["Arm"]
 
 _ROLES = "microsoft.authorization/roleassignments"
+_IDENTITIES = "microsoft.managedidentity/userassignedidentities"
 _BUS = "microsoft.servicebus/namespaces"
 _PLANS = "microsoft.web/serverfarms"
 # The status of a PUT that makes a resource of each kind, and whether the kind has a provisioningState. A PUT of a resource that exists
@@ -29,7 +30,7 @@ _PLANS = "microsoft.web/serverfarms"
 # Source: Microsoft's OpenAPI descriptions of these services, github.com/Azure/azure-rest-api-specs (2026-11).
 _RECORDS: Mapping[str, tuple[int, bool]] = {
     _ROLES: (201, False),
-    "microsoft.managedidentity/userassignedidentities": (201, False),
+    _IDENTITIES: (201, False),
     _BUS: (201, True),
     "microsoft.storage/storageaccounts": (200, True),
     "microsoft.storage/storageaccounts/blobservices/containers": (201, False),
@@ -181,11 +182,28 @@ class Arm:
             if request.method == "DELETE" and len(named) == 3 and not kept and not self._apps(plan):
                 await self._remove(plan)  # Azure removes a plan with its last app
             return answer
+        if kind == _ROLES and len(named) == 2 and request.method == "GET" and "$filter" in request.query:
+            return _list(self._assigned(whole.lower().rpartition("/providers/")[0], request.query["$filter"][0]))
         if len(named) == 2 and request.method == "GET" and (kind in _RECORDS or kind == _SITES):
             return _list(each for each in self._everything() if each["id"].lower().rpartition("/")[0] == whole.lower())
         if kind not in _RECORDS or len(named) % 2 == 0:
             raise _nowhere(request)
         return await self._record(request, kind, whole)
+
+    def _assigned(self, scope: str, asked: str) -> list[dict[str, Any]]:
+        """The assignments of a principal at, above and below a scope."""
+        match = re.fullmatch(r"principalId eq '?([\w-]+)'?", asked)
+        if match is None:
+            raise Refusal(
+                400, "UnsupportedQuery", f"The filter '{asked}' is not implemented by this emulator: expected principalId eq 'ID'."
+            )
+        found = []
+        for key, record in self._records.items():
+            on = key.partition("/providers/microsoft.authorization/")[0]
+            near = f"{on}/".startswith(f"{scope}/") or f"{scope}/".startswith(f"{on}/")
+            if _ROLES in key and near and record["properties"]["principalId"] == match[1]:
+                found.append(record)
+        return found
 
     def _everything(self) -> list[dict[str, Any]]:
         return [*self._records.values(), *(self.sites.shown(key) for key in self.sites.all)]
@@ -230,6 +248,8 @@ class Arm:
             **body.get("properties", {}),
             **({"provisioningState": "Succeeded"} if stated else {}),
         }
+        if kind == _IDENTITIES:
+            properties["principalId"] = (known or {}).get("properties", {}).get("principalId") or str(uuid4())
         if kind == _ROLES:
             properties["scope"] = whole[: key.index("/providers/microsoft.authorization/")]
         self._records[key] = before | body | fixed | {"properties": properties}

@@ -58,6 +58,7 @@ class Site:
     body: dict[str, Any]
     scale: Scale
     settings: dict[str, str] = field(default_factory=dict)
+    web: dict[str, Any] = field(default_factory=lambda: {"minTlsVersion": "1.2", "ftpsState": "FtpsOnly"})  # stored only
     keys: dict[str, str] = field(default_factory=lambda: {"default": secrets.token_urlsafe(40)})
     master: str = field(default_factory=lambda: secrets.token_urlsafe(40))
     principal: str = field(default_factory=lambda: str(uuid4()))
@@ -135,6 +136,11 @@ class Sites:
             case ["PUT", "config", "appsettings"]:
                 site.settings = await self._changed(site, settings=_settings(object_of(request).get("properties", {})))
                 return Response.of(self._config(site))
+            case ["GET", "config", "web"]:
+                return Response.of(self._web(site))
+            case ["PUT" | "PATCH", "config", "web"]:
+                site.web |= object_of(request).get("properties", {})
+                return Response.of(self._web(site))
             case ["POST", "config", "appsettings", "list"]:
                 return Response.of(self._config(site))
             case ["POST", "host", "default", "listkeys"] if not self._hosted(site):
@@ -162,9 +168,10 @@ class Sites:
             raise Refusal(404, "ResourceNotFound", f"The Resource '{whole}' was not found.")
         if site is None and (not re.fullmatch(_NAME, name) or self.named(name)):
             raise Refusal(409, "Conflict", f"Website with given name {name} already exists, or the name is invalid.")
+        entries = body.get("properties", {}).get("siteConfig", {}).get("appSettings")
         if site is not None and request.method == "PATCH":
             body = _merged(site.body, body)
-        scale, entries = _scale(body, self._options.min_instances), body.get("properties", {}).get("siteConfig", {}).get("appSettings")
+        scale = _scale(body, self._options.min_instances)
         given = None if entries is None else _settings({each.get("name"): each.get("value") for each in entries})
         new = site is None
         site = site or Site(whole, name, body, scale, given or {})
@@ -203,6 +210,9 @@ class Sites:
     def _config(self, site: Site) -> dict[str, Any]:
         fixed = {"id": f"{site.id}/config/appsettings", "name": "appsettings", "type": "Microsoft.Web/sites/config"}
         return {**fixed, "properties": site.settings}
+
+    def _web(self, site: Site) -> dict[str, Any]:
+        return {"id": f"{site.id}/config/web", "name": site.name, "type": "Microsoft.Web/sites/config", "properties": site.web}
 
     def _function(self, site: Site, route: Route) -> dict[str, Any]:
         properties = {"config": route.config, "isDisabled": False, "language": "python"}

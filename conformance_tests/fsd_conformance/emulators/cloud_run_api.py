@@ -1,4 +1,5 @@
-"""The control plane of the local Cloud Run, as REST: Cloud Functions v2, service accounts, policies, Service Usage.
+"""The control plane of the local Cloud Run, as REST: Cloud Functions v2, service accounts, policies, Service Usage, keys, the
+log bucket.
 
 All of Google's hosts have the same address here. Other operations are answered with 501 and their name.
 """
@@ -15,13 +16,14 @@ from uuid import uuid4
 
 from fsd_conformance.emulators.cloud_run_deploy import Deployer, Options
 from fsd_conformance.emulators.cloud_run_iam import Iam
+from fsd_conformance.emulators.cloud_run_keys import Keys
 from fsd_conformance.emulators.cloud_run_metadata import PROJECT_NUMBER, Issuer
 from fsd_conformance.emulators.cloud_run_store import Function, ServiceError, check, invalid, masked, now, status
 from fsd_conformance.emulators.web import Request, Response
 
 __all__ = ["Api"]
 
-_P, _L = "/projects/([^/]+)", "/locations/([^/]+)"
+_P, _L, _K = "/projects/([^/]+)", "/locations/([^/]+)", "/projects/[^/]+/locations/[^/]+"
 _ROUTES = [  # method, path, the API that must be enabled, operation
     ("POST", f"/v2{_P}{_L}/functions", "cloudfunctions", "create_function"),
     ("GET", f"/v2{_P}{_L}/functions", "cloudfunctions", "list_functions"),
@@ -40,6 +42,15 @@ _ROUTES = [  # method, path, the API that must be enabled, operation
     ("POST", "/v1/projects/([^/:]+):getIamPolicy", "cloudresourcemanager", "get_project_policy"),
     ("POST", "/v1/projects/([^/:]+):setIamPolicy", "cloudresourcemanager", "set_project_policy"),
     ("GET", "/v1/projects/([^/:]+)", "cloudresourcemanager", "get_project"),
+    ("GET", f"/v2{_P}/locations/global/buckets/_Default", "logging", "get_log_bucket"),
+    ("PATCH", f"/v2{_P}/locations/global/buckets/_Default", "logging", "update_log_bucket"),
+    ("POST", "/v2/entries:list", "logging", "list_log_entries"),
+    ("POST", f"/v1{_P}{_L}/keyRings", "cloudkms", "create_key_ring"),
+    ("POST", f"/v1/({_K[1:]}/keyRings/[^/:]+)/cryptoKeys", "cloudkms", "create_key"),
+    ("GET", f"/v1/({_K[1:]}/keyRings/[^/:]+/cryptoKeys/[^/:]+)", "cloudkms", "get_key"),
+    ("PATCH", f"/v1/({_K[1:]}/keyRings/[^/:]+/cryptoKeys/[^/:]+)/cryptoKeyVersions/1", "cloudkms", "disable_key"),
+    ("GET", f"/v1/({_K[1:]}/keyRings/[^/:]+(?:/cryptoKeys/[^/:]+)?):getIamPolicy", "cloudkms", "get_key_policy"),
+    ("POST", f"/v1/({_K[1:]}/keyRings/[^/:]+(?:/cryptoKeys/[^/:]+)?):setIamPolicy", "cloudkms", "set_key_policy"),
     ("GET", f"/v1{_P}/services/([^/:]+)", "serviceusage", "get_service"),
     ("POST", f"/v1{_P}/services/([^/:]+):enable", "serviceusage", "enable_service"),
     ("POST", f"/v1{_P}/services/([^/:]+):disable", "serviceusage", "disable_service"),
@@ -61,6 +72,8 @@ class Api:
         self._iam = iam
         self._issuer = issuer
         self._operations: dict[str, dict[str, Any]] = {}
+        self._keys = Keys()
+        self._log_days = 30  # how long the log bucket _Default keeps entries
         self._disabled = {name.removesuffix(".googleapis.com") for name in options.disabled.split(",") if name}
         self._tasks: set[asyncio.Task[None]] = set()
         self._routes = [(method, re.compile(path), api, getattr(self, f"_{name}")) for method, path, api, name in _ROUTES]
@@ -115,7 +128,7 @@ class Api:
             )
             details = {**info, "metadata": {"consumer": f"projects/{project}", "service": name}}
             raise ServiceError("PERMISSION_DENIED", text, details)
-        if "locations" in parts and not re.fullmatch(r"[a-z]+-[a-z]+\d+|-", parts[5]):
+        if "locations" in parts and api != "logging" and not re.fullmatch(r"[a-z]+-[a-z]+\d+|-", parts[5]):
             raise ServiceError("PERMISSION_DENIED", f"Location {parts[5]} is not found or access is unauthorized.")
 
     # functions
@@ -261,6 +274,50 @@ class Api:
 
     def _get_project(self, request: Request, project: str) -> dict[str, Any]:
         return {"projectId": self._options.project, "projectNumber": PROJECT_NUMBER, "lifecycleState": "ACTIVE"}
+
+    # keys
+
+    def _create_key_ring(self, request: Request, project: str, region: str) -> dict[str, Any]:
+        return self._keys.ring(f"projects/{project}/locations/{region}", request.query.get("keyRingId", [""])[0])
+
+    def _create_key(self, request: Request, ring: str) -> dict[str, Any]:
+        return self._keys.key(ring, request.query.get("cryptoKeyId", [""])[0], _json(request))
+
+    def _get_key(self, request: Request, name: str) -> dict[str, Any]:
+        return self._keys.find(name)
+
+    def _disable_key(self, request: Request, name: str) -> dict[str, Any]:
+        if (_json(request), request.query.get("updateMask")) != ({"state": "DISABLED"}, ["state"]):
+            raise ServiceError("UNIMPLEMENTED", "a change of a key's version other than state DISABLED is not implemented")
+        return self._keys.disable(name)
+
+    def _get_key_policy(self, request: Request, name: str) -> dict[str, Any]:
+        return self._iam.policy(self._keys.find(name)["name"], _version(request))
+
+    def _set_key_policy(self, request: Request, name: str) -> dict[str, Any]:
+        return self._iam.set_policy(self._keys.find(name)["name"], _json(request))
+
+    # logs: their retention is stored and nothing is deleted; requests make no entries in an audit log
+
+    def _get_log_bucket(self, request: Request, project: str) -> dict[str, Any]:
+        name = f"projects/{project}/locations/global/buckets/_Default"
+        return {"name": name, "retentionDays": self._log_days, "lifecycleState": "ACTIVE"}
+
+    def _update_log_bucket(self, request: Request, project: str) -> dict[str, Any]:
+        body, mask = _json(request), request.query.get("updateMask", [""])[0]
+        days = body.get("retentionDays")
+        if mask != "retentionDays" or body.keys() - {"retentionDays"}:
+            raise ServiceError("UNIMPLEMENTED", f"updateMask {mask!r} of a log bucket is not implemented by the local Cloud Run")
+        if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= 3650:
+            raise invalid(f"retentionDays {days!r}: expected 1 to 3650")
+        self._log_days = days
+        return self._get_log_bucket(request, project)
+
+    def _list_log_entries(self, request: Request) -> dict[str, Any]:
+        names = _json(request).get("resourceNames")
+        if names not in ([f"projects/{self._options.project}"], [f"projects/{PROJECT_NUMBER}"]):
+            raise invalid(f"resourceNames {names}: expected the project")
+        return {}
 
     # which APIs are enabled
 

@@ -2,9 +2,10 @@
 
 A parameter, header or field that would change the service's answer is either supported here or answered with 501; it is never ignored. The
 list of refused ones is documentation, and a test compares it; anything in neither list is refused too. These are only stored and returned:
-lifecycle rules (which never delete anything here), storage classes, locations, iamConfiguration and policies (without credentials,
-everything is allowed), customTime, and "projection" (access control lists are never returned). Deleted objects are gone, so a
-softDeletePolicy must be 0 or missing. "versions" in a list finds only live objects: a bucket with versions cannot be made.
+lifecycle rules (which never delete anything here), default keys (nothing is encrypted), storage classes, locations, iamConfiguration and
+policies (without credentials, everything is allowed), customTime, and "projection" (access control lists are never returned). Deleted
+objects are gone, so a softDeletePolicy must be 0 or missing. "versions" in a list finds only live objects: a bucket with versions cannot
+be made.
 """
 
 from __future__ import annotations
@@ -105,13 +106,13 @@ HEADERS_REFUSED = words(
     "x-goog-encryption-kms-key-name x-goog-if-generation-match x-goog-meta-a x-goog-storage-class x-goog-user-project "
     "x-http-method-override"
 )
-BUCKET_FIELDS = words("iamConfiguration labels lifecycle location name softDeletePolicy storageClass")
+BUCKET_FIELDS = words("encryption iamConfiguration labels lifecycle location name softDeletePolicy storageClass")
 BUCKET_READ_ONLY = words(  # read-only: the service ignores them in a request
     "etag generation hardDeleteTime id kind locationType metageneration owner projectNumber satisfiesPZI satisfiesPZS selfLink "
     "softDeleteTime timeCreated updated"
 )
 BUCKET_REFUSED = words(
-    "acl autoclass billing cors customPlacementConfig defaultEventBasedHold defaultObjectAcl encryption hierarchicalNamespace ipFilter "
+    "acl autoclass billing cors customPlacementConfig defaultEventBasedHold defaultObjectAcl hierarchicalNamespace ipFilter "
     "logging objectRetention retentionPolicy rpo versioning website"
 )
 OBJECT_FIELDS = words("cacheControl contentDisposition contentEncoding contentLanguage contentType customTime metadata name storageClass")

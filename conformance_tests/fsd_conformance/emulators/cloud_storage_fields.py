@@ -21,6 +21,7 @@ _CONDITION = {
     "isLive": bool,
 }
 _BUCKET = {
+    "encryption": {"defaultKmsKeyName": str},
     "iamConfiguration": {"publicAccessPrevention": str, "uniformBucketLevelAccess": {"enabled": bool, "lockedTime": str}},
     "labels": {"*": str},
     "lifecycle": {"rule": [{"action": {"type": str, "storageClass": str}, "condition": _CONDITION}]},

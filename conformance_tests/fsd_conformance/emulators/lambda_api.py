@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from fsd_conformance.emulators import lambda_claims
+from fsd_conformance.emulators import lambda_claims, lambda_policy
 from fsd_conformance.emulators.lambda_claims import OPERATIONS, Operation
 from fsd_conformance.emulators.lambda_invoke import Invoker
 from fsd_conformance.emulators.lambda_runtime import Runtime
@@ -244,6 +244,29 @@ class Api:
 
     def _get_recursion(self, region: str, request: Request, name: str) -> Response:
         return Response.of({"RecursiveLoop": self._store.whole(region, name).recursion})
+
+    def _add_permission(self, region: str, request: Request, name: str) -> Response:
+        function, body = self._store.whole(region, name), _json(request)
+        _revision(function, body)
+        added = lambda_policy.statement(function, body)
+        function.statements[added["Sid"]] = added
+        return Response.of({"Statement": json.dumps(added)}, 201)
+
+    def _get_policy(self, region: str, request: Request, name: str) -> Response:
+        function = self._store.whole(region, name)
+        return Response.of({"Policy": json.dumps(lambda_policy.document(function)), "RevisionId": function.revision})
+
+    def _remove_permission(self, region: str, request: Request, name: str, sid: str) -> Response:
+        lambda_policy.removed(self._store.whole(region, name), sid)
+        return Response(204)
+
+    def _list_aliases(self, region: str, request: Request, name: str) -> Response:
+        self._store.whole(region, name)
+        return Response.of({"Aliases": []})
+
+    def _list_versions(self, region: str, request: Request, name: str) -> Response:
+        function = self._store.whole(region, name)
+        return Response.of({"Versions": [function.wire("$LATEST")]})
 
     def _account(self, region: str, request: Request) -> Response:
         functions = self._store.all(region)

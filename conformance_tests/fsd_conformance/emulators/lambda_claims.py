@@ -2,7 +2,8 @@
 
 A parameter, header or field that would change the service's answer is either supported here or answered with 501 and "NotImplemented"; it
 is never ignored. The list of refused ones is documentation; a test compares both lists with botocore's model of the service. Anything in
-neither list is refused too. Description, Role and Tags are only stored and returned: the emulator checks no permissions. A function has one
+neither list is refused too. Description, KMSKeyArn, LoggingConfig, Role, Tags and the policy are only stored and returned: the emulator
+checks no permissions and encrypts nothing. A function has one
 qualifier, $LATEST; others are not found, as on the platform without versions and aliases.
 """
 
@@ -34,7 +35,7 @@ class Operation:
 
 _F = "/functions/([^/]+)"
 _Q = _words("Qualifier")
-_CONFIGURED = _words("Description Environment Handler MemorySize Role Runtime Timeout")
+_CONFIGURED = _words("Description Environment Handler KMSKeyArn LoggingConfig MemorySize Role Runtime Timeout")
 _EVENTS = _words("DestinationConfig MaximumEventAgeInSeconds MaximumRetryAttempts")
 OPERATIONS = (
     Operation(
@@ -73,6 +74,14 @@ OPERATIONS = (
         fields=_words("RecursiveLoop"),
     ),
     Operation("GetFunctionRecursionConfig", "GET", f"/2024-08-31{_F}/recursion-config", "get_recursion"),
+    Operation(
+        *("AddPermission", "POST", f"/2015-03-31{_F}/policy", "add_permission"),
+        fields=_words("Action FunctionUrlAuthType Principal PrincipalOrgID RevisionId SourceAccount SourceArn StatementId"),
+    ),
+    Operation("GetPolicy", "GET", f"/2015-03-31{_F}/policy", "get_policy"),
+    Operation("RemovePermission", "DELETE", f"/2015-03-31{_F}/policy/([^/]+)", "remove_permission"),
+    Operation("ListAliases", "GET", f"/2015-03-31{_F}/aliases", "list_aliases"),
+    Operation("ListVersionsByFunction", "GET", f"/2015-03-31{_F}/versions", "list_versions"),
     Operation("GetAccountSettings", "GET", "/2016-08-19/account-settings", "account"),
     Operation("ListTags", "GET", "/2017-03-31/tags/(.+)", "get_tags"),
     Operation("TagResource", "POST", "/2017-03-31/tags/(.+)", "tag", fields=_words("Tags")),
@@ -82,28 +91,32 @@ CODE = _words("S3Bucket S3Key ZipFile")  # fields of CreateFunction's Code
 REFUSED = {  # fields, parameters and headers, by operation
     "CreateFunction": _words(
         "AcceleratorConfig CapacityProviderConfig CodeSigningConfigArn DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs "
-        "ImageConfig KMSKeyArn Layers LoggingConfig PackageType Publish PublishTo RuntimeConfig SnapStart TenancyConfig TracingConfig "
+        "ImageConfig Layers PackageType Publish PublishTo RuntimeConfig SnapStart TenancyConfig TracingConfig "
         "VpcConfig"
     ),
     "UpdateFunctionConfiguration": _words(
-        "AcceleratorConfig CapacityProviderConfig DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs ImageConfig KMSKeyArn "
-        "Layers LoggingConfig RuntimeConfig SnapStart TracingConfig VpcConfig"
+        "AcceleratorConfig CapacityProviderConfig DeadLetterConfig DurableConfig EphemeralStorage FileSystemConfigs ImageConfig "
+        "Layers RuntimeConfig SnapStart TracingConfig VpcConfig"
     ),
     "UpdateFunctionCode": _words("DryRun ImageUri Publish PublishTo S3ObjectStorageMode S3ObjectVersion SourceKMSKeyArn"),
     "ListFunctions": _words("FunctionVersion MasterRegion"),
+    "ListAliases": _words("FunctionVersion Marker MaxItems"),
+    "ListVersionsByFunction": _words("Marker MaxItems"),
+    "AddPermission": _words("EventSourceToken InvokedViaFunctionUrl Qualifier"),
+    "GetPolicy": _words("Qualifier"),
+    "RemovePermission": _words("Qualifier RevisionId"),
     "Invoke": _words("X-Amz-Durable-Execution-Name X-Amz-Tenant-Id"),
 }
 CODE_REFUSED = _words("ImageUri S3ObjectStorageMode S3ObjectVersion SourceKMSKeyArn")
 OPERATIONS_REFUSED = _words(
-    "AddLayerVersionPermission AddPermission CreateAlias CreateEventSourceMapping CreateFunctionUrlConfig DeleteAlias GetAlias "
-    "GetFunctionUrlConfig GetLayerVersion GetPolicy GetProvisionedConcurrencyConfig GetRuntimeManagementConfig InvokeAsync "
-    "InvokeWithResponseStream ListAliases ListEventSourceMappings ListFunctionEventInvokeConfigs ListLayers ListVersionsByFunction "
-    "PublishLayerVersion PublishVersion PutProvisionedConcurrencyConfig PutRuntimeManagementConfig RemovePermission UpdateAlias"
+    "AddLayerVersionPermission CreateAlias CreateEventSourceMapping CreateFunctionUrlConfig DeleteAlias GetAlias "
+    "GetFunctionUrlConfig GetLayerVersion GetProvisionedConcurrencyConfig GetRuntimeManagementConfig InvokeAsync "
+    "InvokeWithResponseStream ListEventSourceMappings ListFunctionEventInvokeConfigs ListLayers "
+    "PublishLayerVersion PublishVersion PutProvisionedConcurrencyConfig PutRuntimeManagementConfig UpdateAlias"
 )
 # The default of each refused field: this value is accepted.
 _NOTHING: dict[str, Any] = {
     "EphemeralStorage": {"Size": 512},
-    "LoggingConfig": {"LogFormat": "Text"},
     "PackageType": "Zip",
     "SnapStart": {"ApplyOn": "None"},
     "TracingConfig": {"Mode": "PassThrough"},

@@ -57,7 +57,7 @@ _DEFAULTS: dict[str, Any] = {
     "EphemeralStorage": {"Size": 512},
     "TracingConfig": {"Mode": "PassThrough"},
 }
-_CONFIGURED = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "Environment")
+_CONFIGURED = ("Role", "Handler", "Runtime", "Description", "Timeout", "MemorySize", "Environment", "KMSKeyArn", "LoggingConfig")
 _MACHINE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 _LARGE_NAMED = {
     "ResourceNotFoundException",
@@ -101,6 +101,7 @@ class Function:
     reserved: int | None = None
     events: dict[str, Any] | None = None
     recursion: str = "Terminate"
+    statements: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the function's policy, by their Sid
     revision: str = field(default_factory=lambda: str(uuid4()))
     modified: datetime = field(default_factory=lambda: datetime.now(UTC))
     deleted: bool = False

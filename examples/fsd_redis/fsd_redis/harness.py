@@ -78,7 +78,7 @@ class WorkerHost(Server):
 class Here(Emulator):
     """A Redis and a worker host on this machine."""
 
-    name = "here"
+    name = "redis-server"
     clears = ("FSD_REDIS_",)
 
     def __init__(self, folder: Path, guard: Guard | None = None) -> None:
@@ -102,7 +102,7 @@ class Here(Emulator):
 class RedisHarness(EmulatedHarness):
     """The provider on this machine."""
 
-    name = "here"
+    name = "redis-server"
     emulator = Here
     lease_s = 1.0
     few: Mapping[str, object] | None = {"concurrency": 2}

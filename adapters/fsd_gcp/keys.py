@@ -1,0 +1,49 @@
+"""Checks the key of ``[gcp] kms_key`` before a deployment: the services use it by their own accounts, which need a role on it."""
+
+from __future__ import annotations
+
+from fsd_core.errors import InputError
+from fsd_gcp.api import Api
+
+__all__ = ["ROLE", "check", "users"]
+
+ROLE = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
+_ACTIONS = "cloudkms.cryptoKeyVersions.useToEncrypt, cloudkms.cryptoKeyVersions.useToDecrypt"
+_MORE = {ROLE, "roles/owner"}  # of Google's roles, those that allow both
+
+
+def users(number: str) -> list[str]:
+    """The accounts of Cloud Storage and Pub/Sub that use the key, of the project with this number."""
+    return [f"serviceAccount:service-{number}@{service}.iam.gserviceaccount.com" for service in ("gs-project-accounts", "gcp-sa-pubsub")]
+
+
+def check(api: Api, key: str) -> None:
+    """Raise `InputError` if ``key`` does not exist, is disabled, is in another region, or if a service may not use it.
+
+    The error names each account, and the permissions that it lacks on the key, its key ring and its project.
+    """
+    if not key:
+        return
+    what = f"[gcp] kms_key = {key}"
+    _, project, _, region, *_ = key.split("/")
+    if region != api.region:
+        raise InputError(f"{what}: is in {region}: expected a key in {api.region}, the region of the app")
+    found = api.find("cloudkms", f"v1/{key}")
+    if found is None:
+        raise InputError(f"{what}: Cloud KMS has no such key: expected the name that 'gcloud kms keys list' shows")
+    state = found.get("primary", {}).get("state")
+    if (found.get("purpose"), state) != ("ENCRYPT_DECRYPT", "ENABLED"):
+        raise InputError(f"{what}: has purpose {found.get('purpose')}, state {state}: expected ENCRYPT_DECRYPT, ENABLED")
+    number = api.call("cloudresourcemanager", "GET", f"v1/projects/{api.project}")["projectNumber"]
+    asked = {"options": {"requestedPolicyVersion": 3}}
+    policies = [
+        api.held("cloudkms", f"v1/{key}") or {},
+        api.held("cloudkms", f"v1/{key.rpartition('/cryptoKeys/')[0]}") or {},
+        api.call("cloudresourcemanager", "POST", f"v1/projects/{project}:getIamPolicy", asked),
+    ]
+    bound = [each for policy in policies for each in policy.get("bindings", ()) if each["role"] in _MORE and "condition" not in each]
+    if lacking := [who for who in users(str(number)) if not any(who in each["members"] for each in bound)]:
+        name, ring = key.rpartition("/")[2], key.split("/")[5]
+        give = f"gcloud kms keys add-iam-policy-binding {name} --keyring {ring} --location {region} --role {ROLE} --member MEMBER"
+        text = "; ".join(f"{who.partition(':')[2]} may not use {_ACTIONS}" for who in lacking)
+        raise InputError(f"{what}: {text}: expected that it may: '{give}'")

@@ -1,0 +1,148 @@
+"""What a lost worker costs, and what it costs to be ready for one: runs of eight workers, of which one is killed, and runs undisturbed.
+
+    python benchmarks/kills.py [--draws 200] [--seed 0]
+    python benchmarks/kills.py --provider aws --emulator --draws 12
+    python benchmarks/kills.py --overhead [--times 5]
+
+A draw kills one rank at one layer, of a pipeline, of workers that share layers, or of both, over one of the three channels. Its answer has
+to have the bits of the undisturbed run, and the run may last longer by the seconds of launch, load and compute of the undisturbed run, and
+3 s more. With --overhead nobody is killed: runs with and without recovery take turns, and it prints their seconds and requests. The exit
+code is 1 if an answer is wrong or a run failed. Let nothing else run meanwhile: seconds count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from emulated import where
+from fsd_core import Result, run
+from fsd_core.errors import FsdError
+from fsd_core.model import radixnet
+from fsd_core.model.inputs import open_inputs
+
+LAYERS = 12
+SPLITS: dict[str, dict[str, Any]] = {
+    "1x8x1": {"pipeline_parallel": 8},
+    "1x1x8": {"tensor_parallel": 8},
+    "2x2x2": {"data_parallel": 2, "pipeline_parallel": 2, "tensor_parallel": 2},
+    "1x4x2": {"pipeline_parallel": 4, "tensor_parallel": 2, "batch_size": 16},
+}
+CHANNELS = ("queue", "object", "hybrid")
+SLACK_S = 3.0
+
+
+class Runs:
+    """Runs of one model in one app. ``same``: provider and settings."""
+
+    def __init__(self, same: dict[str, Any], home: str) -> None:
+        self._same = {"home": home, "partition": "block", **same}
+        self._model, self._inputs = radixnet(1024, LAYERS), open_inputs("random:64:0.4:1", 1024)
+        self._calm: dict[tuple[str, str], Result] = {}
+
+    def start(self, split: str, channel: str, **more: Any) -> Result:
+        """One run."""
+        return run(self._model, self._inputs, channel=channel, **SPLITS[split], **self._same, **more)
+
+    def calm(self, split: str, channel: str) -> Result:
+        """An undisturbed run; a first one stages the model and starts what the provider keeps warm."""
+        if (split, channel) not in self._calm:
+            self.start(split, channel)
+            self._calm[split, channel] = self.start(split, channel)
+        return self._calm[split, channel]
+
+
+def same_bits(one: Result, other: Result) -> bool:
+    """Whether two outputs are equal, bit by bit."""
+    return all(np.array_equal(getattr(one.output, part), getattr(other.output, part)) for part in ("indptr", "indices", "data"))
+
+
+def killed(runs: Runs, draws: int, seed: int) -> int:
+    """Print a line for each draw that is wrong, failed or late, and a summary. Returns how many are wrong or failed."""
+    dice = random.Random(seed)
+    wrong = failed = late = deaths = 0
+    lost = []
+    for number in range(draws):
+        split, channel, rank, layer = dice.choice(list(SPLITS)), dice.choice(CHANNELS), dice.randrange(8), dice.randint(1, LAYERS)
+        words = f"{split} {channel}, kill={rank}@{layer}"
+        calm = runs.calm(split, channel)
+        try:
+            found = runs.start(split, channel, faults=f"kill={rank}@{layer},seed={seed}")
+        except FsdError as error:
+            failed += 1
+            print(f"failed: {words}: {error}", flush=True)
+            continue
+        deaths += len(found.recovered)
+        if not same_bits(found, calm):
+            wrong += 1
+            print(f"wrong: {words}", flush=True)
+        lost.append(found.seconds["total"] - calm.seconds["total"])
+        allowed = sum(calm.seconds[name] for name in ("launch", "load", "compute")) + SLACK_S
+        if lost[-1] > allowed:
+            late += 1
+            print(f"late: {words}: {lost[-1]:.2f} s lost, {allowed:.2f} s are allowed", flush=True)
+        if number % 20 == 19:
+            print(f"{number + 1} of {draws}: {deaths} replaced, {wrong} wrong, {failed} failed, {late} late", flush=True)
+    print(f"{draws} draws from seed {seed}, {deaths} ranks replaced: {wrong} wrong, {failed} failed, {late} later than allowed; ", end="")
+    print(f"seconds lost: median {median(lost or [0]):.2f}, at most {max(lost, default=0):.2f}")
+    return wrong + failed
+
+
+def requests(one: Result) -> int:
+    """All requests of a run."""
+    return sum(
+        count for name, count in one.meter.items() if name.endswith(("_requests", "_gets", "_puts", "_lists")) or name == "invocations"
+    )
+
+
+def overhead(runs: Runs, times: int) -> None:
+    """Print seconds and requests with and without recovery."""
+    print("| split | channel | seconds, on | seconds, off | ratio | requests, on | requests, off | more |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    ratios = []
+    for split in SPLITS:
+        for channel in CHANNELS:
+            runs.calm(split, channel)
+            seconds: dict[bool, list[float]] = {True: [], False: []}
+            counts: dict[bool, list[int]] = {True: [], False: []}
+            for _ in range(times):
+                for on in (True, False):
+                    found = runs.start(split, channel, recovery=on)
+                    seconds[on].append(found.seconds["total"])
+                    counts[on].append(requests(found))
+            with_s, without_s = median(seconds[True]), median(seconds[False])
+            made, without = median(counts[True]), median(counts[False])
+            ratios.append(with_s / without_s)
+            cells = [f"{with_s:.2f}", f"{without_s:.2f}", f"{ratios[-1]:.2f}", f"{made:.0f}", f"{without:.0f}", f"{made - without:+.0f}"]
+            print(f"| {split} | {channel} | {' | '.join(cells)} |", flush=True)
+    print(f"\nmedian of the ratios of seconds: {median(ratios):.3f}")
+
+
+def main() -> None:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--provider", default="local")
+    parser.add_argument("--emulator", nargs="?", const="", help="use the provider's emulator (of this name)")
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overhead", action="store_true", help="compare undisturbed runs with and without recovery")
+    parser.add_argument("--times", type=int, default=5, help="runs of each kind, with --overhead")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fsd-kills-") as home, where(arguments.provider, arguments.emulator) as (same, _):
+        if arguments.provider == "local":
+            same["settings"] = {"root": f"{home}/root"}
+        runs = Runs(same, home)
+        if arguments.overhead:
+            overhead(runs, arguments.times)
+        elif killed(runs, arguments.draws, arguments.seed):
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""``[gcp] kms_key``: what a key encrypts, which keys are refused, and that the default uses no key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from google.pubsub_v1 import types
+
+import fsd_core
+from fsd_conformance import emulators
+from fsd_conformance.emulators.cloud_run_metadata import PROJECT_NUMBER
+from fsd_core import InputError
+from fsd_gcp import keys, policy
+from fsd_gcp.api import Api
+from fsd_gcp.names import Names
+from fsd_gcp.policy import Grant
+from gcp_calls import recorded
+
+pytestmark = pytest.mark.emulator
+PROJECT, REGION = "fsd-emulator", "us-central1"
+SETTINGS = {"package": False, "memory_mb": 512}
+PLACE = f"projects/{PROJECT}/locations/{REGION}"
+
+
+@pytest.fixture(scope="module")
+def gcp() -> Iterator[Api]:
+    with emulators.own(emulators.find("gcp")), Api(PROJECT, REGION) as api:
+        api.within(600)
+        api.call("cloudkms", "POST", f"v1/{PLACE}/keyRings", {}, keyRingId="ring")
+        yield api
+
+
+def new_key(api: Api, name: str, *users: str) -> str:
+    made = api.call("cloudkms", "POST", f"v1/{PLACE}/keyRings/ring/cryptoKeys", {"purpose": "ENCRYPT_DECRYPT"}, cryptoKeyId=name)
+    api.grant([Grant("cloudkms", f"v1/{made['name']}", keys.ROLE, each) for each in users])
+    return str(made["name"])
+
+
+def test_a_key_encrypts_topics_and_bucket(gcp: Api) -> None:
+    key = new_key(gcp, "mine", *keys.users(str(PROJECT_NUMBER)))
+    with recorded() as calls:
+        made = fsd_core.deploy("gcp", "keyed", {**SETTINGS, "kms_key": key}, workers=1, slots=1)
+    needed = {permission for call in calls for permission, _ in call.needs()}
+    assert set(policy.KEY) == {each for each in needed if each.partition(".")[0] in ("cloudkms", "resourcemanager")}
+    topic = gcp.ask(gcp.pubsub.publisher.get_topic, types.GetTopicRequest.pb()(topic=Names.of(made).topic(0, 0)), "topic")
+    assert topic.kms_key_name == key
+    assert gcp.storage.get_bucket(made.names["bucket"]).default_kms_key_name == key
+    promises = fsd_core.audit("gcp", "keyed", SETTINGS)
+    assert all(each.holds for each in promises)
+    assert sum(each.found == key for each in promises) == 2
+    bucket = gcp.storage.get_bucket(made.names["bucket"])
+    bucket.default_kms_key_name = f"{key}2"
+    bucket.patch(retry=None)
+    assert [each.name for each in fsd_core.audit("gcp", "keyed", SETTINGS) if not each.holds] == ["bucket: encrypted at rest"]
+    with pytest.raises(InputError, match=rf"\[gcp\] kms_key: app 'keyed' was made with {key}, not {key}2: expected {key}"):
+        fsd_core.deploy("gcp", "keyed", {**SETTINGS, "kms_key": f"{key}2"}, workers=1, slots=1)
+    assert fsd_core.deploy("gcp", "keyed", SETTINGS, workers=1, slots=1) == made  # who does not name the key does not remove it
+    fsd_core.destroy("gcp", "keyed", SETTINGS)
+
+
+def test_a_key_that_may_not_be_used_is_refused_before_anything_is_made(gcp: Api) -> None:
+    storage, pubsub = keys.users(str(PROJECT_NUMBER))
+    disabled = new_key(gcp, "disabled", storage, pubsub)
+    gcp.call("cloudkms", "PATCH", f"v1/{disabled}/cryptoKeyVersions/1", {"state": "DISABLED"}, updateMask="state")
+    for key, says in (
+        (new_key(gcp, "half", storage), f"{pubsub.partition(':')[2]} may not use cloudkms.cryptoKeyVersions.useToEncrypt, "),
+        (disabled, "has purpose ENCRYPT_DECRYPT, state DISABLED: expected ENCRYPT_DECRYPT, ENABLED"),
+        (f"{PLACE}/keyRings/ring/cryptoKeys/nothing", "Cloud KMS has no such key"),
+        (disabled.replace(REGION, "europe-west1"), f"is in europe-west1: expected a key in {REGION}"),
+        ("mine", "expected the name of a key"),
+    ):
+        with recorded() as calls, pytest.raises(InputError) as raised:
+            fsd_core.deploy("gcp", "refused", {**SETTINGS, "kms_key": key}, workers=1, slots=1)
+        assert says in str(raised.value)
+        assert not [call for call in calls if call.method in ("PUT", "PATCH") or (call.method == "POST" and "Policy" not in call.path)]
