@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fsd_core.providers.promises import REPAIR, exactly, same, told, unread
+from fsd_core.providers.promises import REPAIR, exactly, same, shown, unread
 
 
 def test_values_that_differ_are_named_with_their_resource() -> None:
@@ -24,8 +24,8 @@ def test_entries_too_many_and_missing_are_named_and_a_long_list_is_cut() -> None
 
 
 def test_what_is_only_shown_holds() -> None:
-    shown = told("n", "yesterday")
-    assert (shown.holds, shown.verdict, shown.found) == (True, "shown", "yesterday")
+    fact = shown("n", "yesterday")
+    assert (fact.holds, fact.verdict, fact.found) == (True, "shown", "yesterday")
 
 
 def test_what_nobody_read_does_not_hold() -> None:

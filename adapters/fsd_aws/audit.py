@@ -12,7 +12,7 @@ from fsd_aws.function import LOGS_KEPT_DAYS
 from fsd_aws.names import Names
 from fsd_core.driver import Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers.promises import REPAIR, Promise, exactly, same, told
+from fsd_core.providers.promises import REPAIR, Promise, exactly, same, shown
 from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.retry import TRANSIENT
 
@@ -197,7 +197,7 @@ def _function(api: Api, had: Resources, names: Names) -> Iterator[Promise]:
     key, command = logs.get("kmsKeyId") or KEYS, f"aws logs disassociate-kms-key --log-group-name {group}"
     yield same("logs: encrypted at rest", {group: key if logs else None}, names.kms_key or KEYS, _keyed(names, command))
     yield same("logs: retention", {group: days}, f"{LOGS_KEPT_DAYS} days")
-    yield told("function: last change", f"{found['LastModified']}{_who(api, name)}")
+    yield shown("function: last change", f"{found['LastModified']}{_who(api, name)}")
 
 
 def invokers(api: Api, function: str) -> set[str]:

@@ -136,7 +136,7 @@ def deployer(names: Names, bucket: str, function: str, role: str) -> Document:
             _allow(
                 "LogGroup", _actions("logs", logs), [group, f"{group}:*"]
             ),
-            # To look at the key; the others are what Lambda asks of whoever sets a function's key.
+            # To look at the key. Lambda asks the others of a caller that sets a function's key.
             *([_allow("Keys", _actions("kms", "CreateGrant DescribeKey Encrypt GetKeyPolicy"), names.kms_key)] if names.kms_key else []),
         ]
     )  # fmt: skip

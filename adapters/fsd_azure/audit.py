@@ -19,7 +19,7 @@ from fsd_azure.api import Api
 from fsd_azure.names import Names
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers.promises import REPAIR, Promise, exactly, same, told, unread
+from fsd_core.providers.promises import REPAIR, Promise, exactly, same, shown, unread
 from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.retry import TRANSIENT
 
@@ -34,9 +34,9 @@ def promises(api: Api, had: Resources) -> list[Promise]:
     names = had.names
     site = api.call("GET", api.id(had.app, f"Microsoft.Web/sites/{names['function']}"))
     return [
-        *(_account(api, names) if names["storage_account"] else [told("storage account", "given by a connection string: not audited")]),
+        *(_account(api, names) if names["storage_account"] else [shown("storage account", "given by a connection string: not audited")]),
         *_containers(api, names),
-        *(_spaces(api, names) if names["bus"] == "made" else [told("namespaces", "given by connection strings: not audited")]),
+        *(_spaces(api, names) if names["bus"] == "made" else [shown("namespaces", "given by connection strings: not audited")]),
         *_queues(api, had),
         *_roles(api, names, site.get("identity") or {}),
         *_function(api, had, site),
@@ -162,7 +162,7 @@ def _function(api: Api, had: Resources, site: Mapping[str, Any]) -> Iterator[Pro
     kept = f"kept by Application Insights ({', '.join(insights)})" if insights else "not kept: log stream only"
     yield same("logs: retention", {name: kept}, "not kept: log stream only", f"remove the setting from function app {name}")
     changed = found.get("lastModifiedTimeUtc") or "the Resource Manager names no time"
-    yield told("function app: last change", f"{changed}{_who(api, had, str(site['id']))}")
+    yield shown("function app: last change", f"{changed}{_who(api, had, str(site['id']))}")
 
 
 def _who(api: Api, had: Resources, site: str) -> str:

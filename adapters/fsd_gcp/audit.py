@@ -10,7 +10,7 @@ from google.pubsub_v1 import types
 
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import DriverError
-from fsd_core.providers.promises import REPAIR, Promise, exactly, same, told
+from fsd_core.providers.promises import REPAIR, Promise, exactly, same, shown
 from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.keys import AUDIT, PASSING
 from fsd_core.storage.retry import TRANSIENT
@@ -60,7 +60,7 @@ def _bucket(api: Api, had: Resources) -> Iterator[Promise]:
     yield exactly("bucket: life cycle", rules, [json.dumps(each, sort_keys=True) for each in (passing, entries, aborted)], "rule")
     advice = f"{REPAIR} turns both off; then remove old versions: gcloud storage rm --all-versions gs://{name}/OBJECT"
     yield same("bucket: deleted objects are gone", {name: deleted(bucket) if there else None}, "kept for 0 s", advice)
-    yield told("in transit", "fsd uses TLS only; Cloud Storage refuses nothing else: an organisation may, by storage.secureHttpTransport")
+    yield shown("in transit", "fsd uses TLS only; Cloud Storage refuses nothing else: an organisation may, by storage.secureHttpTransport")
 
 
 def deleted(bucket: Any) -> str:
@@ -122,7 +122,7 @@ def _roles(found: Bindings, wanted: Iterable[Grant], member: str) -> Iterator[Pr
     public = {f"{role} on {path} to {each}" for path, roles in held.items() for role, members in roles.items() for each in members & PUBLIC}
     yield exactly("roles: no public access", public, (), "public role", "remove each: gcloud ... remove-iam-policy-binding")
     if lacking:
-        yield told("roles: topics and subscriptions", f"not compared: this emulator has no policies ({len(lacking)} resources)")
+        yield shown("roles: topics and subscriptions", f"not compared: this emulator has no policies ({len(lacking)} resources)")
 
 
 def _function(api: Api, had: Resources) -> Iterator[Promise]:
@@ -137,7 +137,7 @@ def _function(api: Api, had: Resources) -> Iterator[Promise]:
     advice = f"gcloud logging buckets update _Default --location global --retention-days {LOGS_KEPT_DAYS} --project {project}"
     wanted = f"at most {LOGS_KEPT_DAYS} days"
     yield same("logs: retention", {"_Default": wanted if 0 < days <= LOGS_KEPT_DAYS else f"{days} days"}, wanted, advice)
-    yield told("function: last change", f"{found.get('updateTime')}{_who(api, project, path)}")
+    yield shown("function: last change", f"{found.get('updateTime')}{_who(api, project, path)}")
 
 
 def _who(api: Api, project: str, path: str) -> str:

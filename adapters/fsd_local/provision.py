@@ -21,7 +21,7 @@ from fsd_core.common.fields import read
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
 from fsd_core.providers.app_name import check_size
-from fsd_core.providers.promises import Promise, same, told
+from fsd_core.providers.promises import Promise, same, shown
 from fsd_core.providers.settings import RETENTION, texts
 from fsd_core.storage.keys import AUDIT
 from fsd_local.errors import naming
@@ -95,7 +95,7 @@ class LocalProvisioner:
         changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.stat(f"{root}/{_MARK}").st_mtime))
         return [
             same("folder: no public access", {root: mode}, "other users have no access", f"chmod 700 {shlex.quote(root)}"),
-            told("deployment: last change", changed),
+            shown("deployment: last change", changed),
         ]
 
     @staticmethod

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-__all__ = ["REPAIR", "Auditor", "Promise", "exactly", "same", "told", "unread"]
+__all__ = ["REPAIR", "Auditor", "Promise", "exactly", "same", "shown", "unread"]
 
 REPAIR = "fsd deploy --repair"  # the advice where a new deployment sets what differs; `AppProvisioner.audit` completes the command
 SHOWN = "shown only"  # what is expected of a fact that is only shown
@@ -66,7 +66,7 @@ def exactly(name: str, found: Collection[str], expected: Collection[str], what: 
     return _promise(name, not parts, "; ".join(parts) or wanted, wanted, advice)
 
 
-def told(name: str, found: str) -> Promise:
+def shown(name: str, found: str) -> Promise:
     """A fact that is only shown: it always holds."""
     return _promise(name, True, found, SHOWN, "")
 
