@@ -1,23 +1,5 @@
 """The table ``[azure]`` of the configuration file.
 
-subscription     AZURE_SUBSCRIPTION_ID    the subscription of all resources
-region           eastus2                  the region of all resources
-resource_group   fsd-APP                  the resource group of all resources, made if it does not exist
-tier             standard                 the tier of the Service Bus namespaces; premium is billed by the hour, used or not
-namespaces       0                        how many namespaces share the ranks; 0: 1 for up to 8 ranks, 8 from 22 ranks on
-message_kb       0                        the largest message of a queue (premium only); 0: the limit of its tier
-storage_account  from the app's name     the storage account; an account that exists and is not the app's is refused
-kms_key          keys of Microsoft        URL of a key in Key Vault, which costs money, for namespaces (premium only) and account
-kms_identity     none                     resource id of a user-assigned identity that may use this key
-memory_mb        2048                     memory of one function: 512, 2048 or 4096; one CPU at 2048
-timeout_s        900                      time limit of one function, in seconds
-concurrency      100                      functions of this app at once, which a run checks; see below
-lease_s          10                       seconds until a delivered message that is not acknowledged is delivered again
-runtime          3.12                     the function's Python
-engine           rows                     onnx: the functions have ONNX Runtime too; an app that has it keeps it
-package          true                     false uploads no code: for an emulator that runs what is installed on this machine
-===============  =======================  ========================================================================================
-=======
 ====================  =======================  ========================================================================================
 subscription          AZURE_SUBSCRIPTION_ID    the subscription of all resources
 region                eastus2                  the region of all resources

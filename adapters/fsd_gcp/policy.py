@@ -35,7 +35,7 @@ AUDITOR = (  # the permissions of ``fsd audit``, which only reads
     *("pubsub.subscriptions.get", "pubsub.subscriptions.getIamPolicy", "pubsub.topics.get", "pubsub.topics.getIamPolicy"),
     *("resourcemanager.projects.getIamPolicy", "run.services.getIamPolicy", "storage.buckets.get", "storage.buckets.getIamPolicy"),
 )
-KEY = (  # the further permissions of ``fsd deploy`` where an app has a key of its own
+KEY = (  # the further permissions of ``fsd deploy`` where an app has the key of a user
     *("cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.keyRings.getIamPolicy"),
     *("resourcemanager.projects.get", "resourcemanager.projects.getIamPolicy"),
 )

@@ -5,6 +5,7 @@ A prediction never fails a run, and delays it by at most `FORECAST_S`: then ther
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from fsd_core.client.work import Cut, Work
 
 __all__ = ["Expectation"]
+
+log = logging.getLogger(__name__)
 
 FORECAST_S = 2.0  # for the prediction; one that an earlier run made is read in no time
 STEPS, BATCHES = 40, 12  # of the simulation
@@ -53,6 +56,7 @@ class Expectation:
             try:
                 made.append(self._predicted(cut, staged))
             except Exception:  # of any kind: the answer of the run is there
+                log.debug("the run has no prediction", exc_info=True)
                 made.append(None)
 
         thread = threading.Thread(target=make, name="fsd-forecast", daemon=True)

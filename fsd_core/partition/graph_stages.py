@@ -55,7 +55,7 @@ class GraphStage:
         return sorted({number for section in self.sections for number in section.own})
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, as far as they are shown."""
+        """The fields that people may see, by name."""
         shown = [field.name for field in attrs.fields(GraphStage) if field.repr]
         found = attrs.asdict(self, filter=lambda field, _: field.name in shown)
         return found | {"receives": {str(stage): names for stage, names in self.receives.items()}}
