@@ -36,5 +36,8 @@ def claims(store: Store, least: int = 3) -> dict[int, dict[str, Any]]:
 
 
 def left_by_runs(store: Store) -> list[str]:
-    """The keys of runs but for the reasons of those that failed, which stay until the slot's next run."""
-    return [key for key in store.keys("") if is_run(key) and not key.endswith("/error")]
+    """The keys of runs but for what may stay until the slot's next run: the reason of one that failed, and the last lines of its workers.
+
+    A worker that is slow to stop writes its lines after the clean-up.
+    """
+    return [key for key in store.keys("") if is_run(key) and not key.endswith("/error") and "/log/" not in key]
