@@ -150,12 +150,18 @@ static int link_rows(int32_t rows, const int64_t *indptr, const int32_t *indices
     return 0;
 }
 
-/* Fill a plan whose arrays have room for one block per row. */
+/* Fill a plan whose arrays have room for one block per row; it gets its indices here. */
 static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const float *values) {
-    int32_t *next = array(plan->rows), *output = plan->outputs, *index = plan->indices;
+    int32_t *next = array(plan->rows), *output = plan->outputs, *index = NULL;
     char *first = malloc((size_t)plan->rows + 1);
     float *weight = plan->weights;
     int failed = !next || !first || link_rows(plan->rows, indptr, indices, next, first);
+    if (!failed) { /* equal rows share their inputs; room for exactly these, because what is freed later leaves gaps in the heap */
+        for (int32_t row = 0; row < plan->rows; row++)
+            if (first[row]) plan->inputs += indptr[row + 1] - indptr[row];
+        index = plan->indices = array(plan->inputs);
+        failed = !index;
+    }
     for (int32_t row = 0; !failed && row < plan->rows; row++) {
         int32_t terms = (int32_t)(indptr[row + 1] - indptr[row]), members[HEIGHT];
         int32_t begin = plan->blocks;
@@ -176,15 +182,7 @@ static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const
     }
     free(next);
     free(first);
-    if (failed) return -1;
-    plan->inputs = index - plan->indices; /* equal rows share their inputs */
-    int32_t *exact = array(plan->inputs);
-    if (exact) { /* a copy: a block that only shrinks leaves a gap that the next plan does not fit into */
-        memcpy(exact, plan->indices, 4 * (size_t)plan->inputs);
-        free(plan->indices);
-        plan->indices = exact;
-    }
-    return 0;
+    return failed ? -1 : 0;
 }
 
 static PyObject *py_plan(PyObject *self, PyObject *args) {
@@ -215,8 +213,8 @@ static PyObject *py_plan(PyObject *self, PyObject *args) {
     } else if ((plan = calloc(1, sizeof(Plan)))) {
         plan->rows = rows, plan->columns = columns, plan->rule = rule, plan->top = top;
         plan->bias = array(rows), plan->terms = array(rows), plan->heights = array(rows), plan->same = array(rows), plan->outputs = array(rows);
-        plan->indices = array(count), plan->weights = array(count);
-        if (plan->bias && plan->terms && plan->heights && plan->same && plan->outputs && plan->indices && plan->weights) {
+        plan->weights = array(count);
+        if (plan->bias && plan->terms && plan->heights && plan->same && plan->outputs && plan->weights) {
             memcpy(plan->bias, bias.buf, 4 * (size_t)rows);
             if (fill(plan, starts, read, values.buf) == 0) capsule = PyCapsule_New(plan, "plan", drop_capsule);
         }
