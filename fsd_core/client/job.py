@@ -354,6 +354,8 @@ class _Run:
         """The output with maxima and sums over the workers' records. Nothing here may fail: the output is paid for."""
         job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
+        found = job.expectation.found(self.batches, self.staged)
+        kept = [min(self.kept_bytes, size) for size in found.pop("kept")] if found else []
         result = work.result(
             run=self.run_id,
             output=answer.output,
@@ -374,12 +376,12 @@ class _Run:
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
-            memory=memory.figures(self.batches, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
+            memory=memory.figures(self.batches, kept, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
             recovered=answer.recovered,
             ranks=ranks,
         )
         if words := left_out(result.missing_ranks):
             warn(f"run {self.run_id}: {words}")
-        if (found := job.expectation.found(self.batches, self.staged)) is not None:
-            result = attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})
-        return result
+        if found is None:
+            return result
+        return attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})

@@ -86,7 +86,8 @@ class Prediction:
     - ``seconds``: p50 and p95 of the time until the client has the answer; ``parts``: the mean seconds of each of `PARTS`, which add up to
       the mean time. ``exchange`` is waiting; ``load`` and ``compute`` are means over ranks.
     - ``meter``: counts by the names of a run's meter. ``bytes_by_rank``: payload bytes that each rank of a replica sends and receives.
-      ``memory_by_rank``: bytes, an upper estimate.
+      ``memory_by_rank``: bytes, an upper estimate. ``kept_by_rank``: bytes that each rank of a replica keeps for lost ranks, if its
+      function has the memory.
     - ``usd``: of one run, `None` without a tariff; ``usd_by_service``: its parts.
     - ``error``: the relative standard error of the number of live samples. ``notes``: what the figures rest on, for people.
     """
@@ -102,6 +103,7 @@ class Prediction:
     meter: Mapping[str, int]
     bytes_by_rank: NDArray[np.float64] = attrs.field(repr=False)
     memory_by_rank: NDArray[np.float64] = attrs.field(repr=False)
+    kept_by_rank: NDArray[np.float64] = attrs.field(repr=False)
     usd: float | None
     usd_by_service: Mapping[str, float]
     error: float
@@ -118,7 +120,8 @@ class Prediction:
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
         found |= {"parallel": self.parallel.to_json(), "seconds": dict(self.seconds), "parts": dict(self.parts), "meter": dict(self.meter)}
         found |= {"usd_by_service": dict(self.usd_by_service), "bytes_by_rank_max": int(self.bytes_by_rank.max())}
-        return found | {"memory_bytes_max": int(self.memory_by_rank.max()), "notes": list(self.notes)}
+        found |= {"memory_bytes_max": int(self.memory_by_rank.max()), "kept_bytes_max": int(self.kept_by_rank.max())}
+        return found | {"notes": list(self.notes)}
 
 
 def predict(split: Split, platform: Platform, channel: str, **options: Any) -> Prediction:
@@ -184,8 +187,10 @@ def predict_each(
     parts["collect"] = answer - ended
     working, lasted = written - launch, flow.ended - _of(begun.began, shape, some)  # (runs,); (runs x replicas, ranks) of a function
     bytes_by_rank = _bytes_by_rank(split)
+    kept = _queued_bytes(split, simulation) if recovery else np.zeros(shape.parts)
     if recovery:
-        left = _left_bytes(split, simulation)  # of which the client reads no more than the beginning
+        # In its record a rank leaves what it kept, unless that is too much; the client reads no more than the beginning.
+        left = np.tile(np.where(kept <= RECORD_BYTES, kept, 0.0), shape.data)
         around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     found = []
     for number, platform in enumerate(platforms):
@@ -208,6 +213,7 @@ def predict_each(
                 meter=meter,
                 bytes_by_rank=bytes_by_rank,
                 memory_by_rank=np.array(memory_by_rank, np.float64),
+                kept_by_rank=kept,
                 usd=usd,
                 usd_by_service=by_service,
                 error=split.error,
@@ -262,13 +268,13 @@ def _meter(
     return {name: round(value) for name, value in found.items()}
 
 
-def _left_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
-    """(workers,) bytes sent through queues that a rank leaves in its record: none where they are too many for that."""
+def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
+    """(ranks of a replica,) bytes that a rank sends through queues."""
     sent = np.zeros(split.parallel.parts)
     for each in simulation.exchanges.values() if simulation.channel != "object" else ():
         queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
         np.add.at(sent, each.step.sources, queued)
-    return np.tile(np.where(sent <= RECORD_BYTES, sent, 0.0), split.parallel.data)
+    return sent
 
 
 def _bytes_by_rank(split: Split) -> NDArray[np.float64]:
