@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fsd_core import Result, run
+from fsd_core.client import expected
 from fsd_core.client.job import Progress
 from fsd_core.driver import Code, InvokeLimits
 from fsd_core.errors import InputError, RunFailed
@@ -51,6 +52,15 @@ def test_the_peak_of_each_rank_is_predicted(start: Callable[..., Result], split:
     for rank in result.ranks:
         assert 0.7 < rank["peak_bytes"] / rank["predicted_bytes"] < MARGIN, rank
     assert result.memory["predicted_bytes_max"] == max(rank["predicted_bytes"] for rank in result.ranks)
+
+
+def test_what_a_rank_keeps_for_lost_ranks_is_in_its_prediction(start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected, "FORECAST_S", 60.0)
+    model, split = radixnet(1024, 4, weights="normal"), {"tensor_parallel": 2, "channel": "queue", "partition": "block"}
+    keeps, keeps_not = (start(model, "random:300:0.3:1", 2048, recovery=recovery, **split) for recovery in ("on", "off"))
+    for rank, bare in zip(keeps.ranks, keeps_not.ranks, strict=True):
+        assert rank["kept_bytes"] > MB // 2
+        assert rank["predicted_bytes"] - bare["predicted_bytes"] == pytest.approx(rank["kept_bytes"], rel=0.02)
 
 
 def test_a_stage_that_is_larger_than_the_memory_streams(start: Callable[..., Result], model: Model) -> None:
