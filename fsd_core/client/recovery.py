@@ -93,7 +93,7 @@ class Restarts:
                 tell_peers(provider, resources, first.slot, me, [news], store.retry)
 
         keys = RunKeys(first.run)
-        return Restarts(NewsList(store, keys), spawner, first, tell, Stragglers(store, keys, beside=not config.queued))
+        return Restarts(NewsList(store, keys), spawner, first, tell, Stragglers(store, keys, config))
 
     def left_over(self, missing: Collection[int]) -> RunFailed | None:
         """What ends an incarnation that may still be at work although the answer is complete. ``missing``: the ranks without a record."""

@@ -7,6 +7,9 @@ import time
 from collections.abc import Mapping
 
 from fsd_core.channel import INCARNATIONS, News
+from fsd_core.common.sealed import Damaged
+from fsd_core.protocol import records
+from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
@@ -15,19 +18,19 @@ __all__ = ["SLOW", "Stragglers"]
 log = logging.getLogger(__name__)
 
 SLOW = "slow"  # the reason in `Result.recovered`
-GATHER_S = 2.5  # a rank that is called slow while it waits reads this within so many seconds, and says for whom it waits
+# A rank that is called slow while it waits reads this within so many seconds, and says for whom it waits: in a message, or in the list of
+# news, where it looks every 2 to 3 s.
+GATHER_S, GATHER_LIST_S = 1.5, 4.0
 
 
 class Stragglers:
-    """Gathers for `GATHER_S` which ranks are called slow, and by whom.
+    """Gathers which ranks are called slow, and by whom, until nobody else was called slow for `GATHER_S` or `GATHER_LIST_S`."""
 
-    ``beside``: a second function works beside the first one, because they share no queue.
-    """
-
-    def __init__(self, store: Store, keys: RunKeys, *, beside: bool) -> None:
-        self.beside = beside
+    def __init__(self, store: Store, keys: RunKeys, config: RunConfig) -> None:
+        self.beside = not config.queued  # a second function works beside the first one, because they share no queue
         self._store = store
         self._keys = keys
+        self._config = config
         self._since = 0.0
         self._slow: dict[int, News] = {}
         self._waiting: set[int | None] = set()  # the ranks that call others slow
@@ -35,7 +38,7 @@ class Stragglers:
 
     def hear(self, news: News) -> None:
         """A rank calls another one slow."""
-        if not self._slow:
+        if news.rank not in self._slow:
             self._since = time.monotonic()
         self._slow[news.rank] = news
         self._waiting.add(news.by)
@@ -44,9 +47,10 @@ class Stragglers:
         """The slow ranks, once all had the time to say for whom they wait. ``newest``: the newest incarnation by rank; without an entry 0.
 
         Each rank is found once in a run: if its second function is as slow, the rank has more work than others. Ranks that have not started
-        are left to the spawner, and those that have written their records have sent everything.
+        are left to the spawner, and those that have written their records have sent everything. With queues, a rank stays if one of its
+        sources has ended and left nothing for a second function.
         """
-        if not self._slow or time.monotonic() - self._since < GATHER_S:
+        if not self._slow or time.monotonic() - self._since < (GATHER_LIST_S if self.beside else GATHER_S):
             return []
         slow, waiting, self._slow, self._waiting = self._slow, self._waiting, {}, set()
         found = [news for rank, news in sorted(slow.items()) if rank not in waiting and self._at_work(news, newest.get(rank, 0))]
@@ -59,4 +63,14 @@ class Stragglers:
             return False
         if self._store.find(self._keys.claim(rank, incarnation)) is None:
             return False
-        return self._store.find(self._keys.record(rank), 0, 1) is None
+        if self._store.find(self._keys.record(rank), 0, 1) is not None:
+            return False
+        return self.beside or all(self._serves(source) for source in self._config.sources(rank))
+
+    def _serves(self, source: int) -> bool:
+        """Whether a rank still works, or has left in its record what it sent."""
+        try:
+            record = records.find(self._store, self._keys.record(source))
+        except Damaged:
+            return False
+        return record is None or bool(record["left"])

@@ -83,6 +83,10 @@ class RunConfig:
         end = min(first + 2 * tensor, rank - rank % self.parts + self.parts)
         return [each for each in range(first, end) if each != rank]
 
+    def sources(self, rank: int) -> list[int]:
+        """The ranks that may send something to a rank: rank 0 also hears from all that write outputs."""
+        return [each for each in range(self.workers) if rank in self.targets(each) or (rank == 0 < each and each % self.parts in self.last)]
+
     def batches_of(self, rank: int) -> range:
         """The numbers of the batches (from 0) that a rank computes: batch b goes to replica b modulo ``data``."""
         return range(rank // self.parts, len(self.batches), self.data)

@@ -249,7 +249,7 @@ class Worker:
         ask = self.recovery.ask if config.queued and config.recovery else None
         newest = partial(slots.newest_epoch, self.store, self.launch.slot)
         settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask, newest_epoch=newest)
-        settings = attrs.evolve(settings, slow=self.recovery.slow_sources(config, self.launch_s + time.time() - self.began))
+        settings = attrs.evolve(settings, slow=self.recovery.slow_sources(config, self.launch_s + time.time() - self.began, slack_s))
         if messages is None:
             return ObjectChannel(self.store, settings)
         if config.channel == "hybrid":

@@ -101,30 +101,39 @@ class Recovery:
             reason = f"this rank was lost ({why}), and rank {gone[0]} has ended and left nothing for it: the budget is exceeded"
             raise RunFailed(Code.UNAVAILABLE, reason, rank=self._rank)
 
-    def slow_sources(self, config: RunConfig, started_s: float) -> SlowSources | None:
+    def slow_sources(self, config: RunConfig, started_s: float, slack_s: float) -> SlowSources | None:
         """How this rank finds slow sources; `None` in a run that does not replace them.
 
-        ``started_s``: the seconds from the start of the run until this rank opens its channel.
+        ``started_s``: the seconds from the start of the run until this rank opens its channel. ``slack_s``: see `ChannelConfig`.
         """
         if not config.slow_s:
             return None
         stages_s = SLOWEST_FACTOR * config.stage_s * (1 + config.stage(self._rank))  # those before this one compute first
-        return SlowSources(Patience(config.slow_s, max(config.slow_s, STARTS * started_s) + stages_s), self.call_slow)
+        slow_s = config.slow_s + slack_s
+        return SlowSources(Patience(slow_s, max(slow_s, STARTS * started_s) + stages_s), self.call_slow)
 
     def call_slow(self, step: int, sources: Sequence[int], again: bool) -> None:
         """Add ``sources``, which this rank waits for in ``step``, to the news, but those that are called slow there already.
 
-        With ``again``, add those too: the client then knows that this rank waits itself.
+        With ``again``, add those too: the client then knows that this rank waits itself. Adds nobody if the news say that a rank was
+        replaced meanwhile, because its next incarnation takes its time; nor if this rank no longer holds what it sent, because then the
+        others may hold no more what a new incarnation needs.
         """
-        assert self._channel is not None
+        channel = self._channel
+        assert channel is not None
+        if not self.beside and channel.kept.forgot:
+            return
+        before = sum(channel.incarnations.values())
         self.look()
+        if sum(channel.incarnations.values()) > before:
+            return
         for source in sources:
-            incarnation = self._channel.incarnations.get(source, 0)
+            incarnation = channel.incarnations.get(source, 0)
             if again or (source, incarnation) not in self._slow:
                 log.warning("waits too long for rank %d in step %d: calls it slow", source, step)
                 news = News(kind="slow", rank=source, incarnation=incarnation, step=step, layer=self._layer, by=self._rank)
                 self._news.add(news)
-                self._channel.say(news, [source])
+                channel.say(news, [source])
 
     def _say_hello(self, step: int, ranks: Sequence[int]) -> None:
         assert self._channel is not None
