@@ -49,7 +49,7 @@ class Restarts:
         self._restarts: list[_Restart] = []
 
     def look(self, answered: bool) -> None:
-        """Read the news, and start the next incarnation of each rank that was lost, and until the run has ``answered`` of each slow one.
+        """Read the news, and start the next incarnation of each rank that was lost. Until the run has ``answered``, also of each slow one.
 
         Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if the run has ``answered``: then no rank has
         anything to do that is worth a new function.
