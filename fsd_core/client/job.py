@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
 SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate until the next stage hears of it: functions may be slow
+SLOW_S = 5.0  # a rank waits at least so long for another one before it calls that one slow
 POOL_THREADS = 8
 RECORDS_S = 5.0  # how long the client waits for the records of all workers once the output is there
 RECORD_S = 60.0  # and then for that of rank 0
@@ -92,6 +93,7 @@ class Job:
     timeout_s: float
     outage_s: float
     recovery: bool  # a rank that is lost gets another function
+    stragglers: bool  # so does a rank that is slow
     audit_log: bool  # the run leaves an entry in the audit log of the app
     began: float  # when the caller began, in seconds since 1970
     note: Mapping[str, str]
@@ -283,7 +285,8 @@ class _Run:
         return LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
 
     def _config(self, content: _Content) -> RunConfig:
-        job, work = self.job, self.job.work
+        job, work, most = self.job, self.job.work, self.invoker.limits.concurrency
+        spare = most is None or most > job.workers  # a function beside all others may run
         return RunConfig(
             version=VERSION,
             run=self.run_id,
@@ -303,6 +306,8 @@ class _Run:
             last=work.last,
             objective=job.objective,
             faults=job.faults,
+            stage_s=work.stage_s,
+            slow_s=SLOW_S if job.stragglers and spare else 0.0,
             log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * work.stage_s,
