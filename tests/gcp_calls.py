@@ -54,6 +54,10 @@ _RULES = [
     ("GET", r"/v1/(?P<on>.+/cryptoKeys/[^/:]+)", "cloudkms.cryptoKeys.get"),
     ("GET", r"/v1/(?P<on>.+/cryptoKeys/[^/:]+):getIamPolicy", "cloudkms.cryptoKeys.getIamPolicy"),
     ("GET", r"/v1/(?P<on>.+/keyRings/[^/:]+):getIamPolicy", "cloudkms.keyRings.getIamPolicy"),
+    ("POST", r"/v1/projects/[^/]+/locations/[^/]+/repositories", "artifactregistry.repositories.create"),
+    ("GET", r"/v1/(?P<on>projects/[^/]+/locations/[^/]+/repositories/[^/:]+)", "artifactregistry.repositories.get"),
+    ("DELETE", r"/v1/(?P<on>projects/[^/]+/locations/[^/]+/repositories/[^/:]+)", "artifactregistry.repositories.delete"),
+    ("GET", r"/v1/projects/[^/]+/locations/[^/]+/operations/.+", ""),  # of Artifact Registry: asks for no permission
     ("GetTopicRequest", rf"(?P<on>{_T})", "pubsub.topics.get"),
     ("GetSubscriptionRequest", rf"(?P<on>{_Q})", "pubsub.subscriptions.get"),
     ("Topic", rf"(?P<on>{_T})", "pubsub.topics.create"),

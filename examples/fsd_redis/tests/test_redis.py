@@ -1,6 +1,8 @@
 """What the suite does not know: whole runs, faults of Redis, bad input, and that nothing is sent twice."""
 
+import ast
 import contextlib
+import io
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tokenize
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection
@@ -27,7 +30,7 @@ from fsd_core.errors import DriverError, InputError
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.providers.environment import to_environment
-from fsd_redis import PROVIDER, worker
+from fsd_redis import PROVIDER, client, worker
 from fsd_redis.harness import Here
 from fsd_redis.invoke import APP, SECRET
 from fsd_redis.settings import PASSWORD, PAYLOAD_BYTES, TOKEN, URL, WORKERS
@@ -387,3 +390,21 @@ def test_the_table_of_latencies_comes_with_the_package(monkeypatch, tmp_path):
     assert table.measured.provider == "redis"
     assert table.rows.keys() >= {"publish", "publish_batch", "deliver", "receive", "ack", "put", "get", "list", "connect", "start_cold"}
     assert all(row.kind == "measured" and row.source and row.as_of for row in table.rows.values())
+
+
+def test_the_package_is_short() -> None:
+    """Lines of code: without docstrings, comments and empty lines, and without the servers for tests."""
+    count = 0
+    for module in Path(client.__file__).parent.glob("*.py"):
+        if module.name == "harness.py":
+            continue
+        text = module.read_text()
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        docs = {line for node in nodes if ast.get_docstring(node) for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+        tokens = [
+            token
+            for token in tokenize.generate_tokens(io.StringIO(text).readline)
+            if token.string.strip() and token.type != tokenize.COMMENT
+        ]
+        count += len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - docs)
+    assert count < 500
