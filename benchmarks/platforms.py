@@ -117,12 +117,13 @@ def floor(found: Prediction, where: Place) -> float:
 
 
 def row(found: Prediction, where: Place, channel: str) -> dict[str, Any]:
-    """One way as values that JSON can hold. ``floor`` is a share of the USD, ``parts`` are shares of the mean time."""
+    """One way as values that JSON can hold. ``floor`` is a share of the USD, ``share`` that of the longest ``part`` in the mean time."""
     assert found.usd is not None
     total = sum(found.parts.values())
     name = {"cloud": where.provider, "way": words(found.parallel), "channel": channel, "memory_mb": found.memory_mb}
     figures = {"p50": short(found.seconds["p50"]), "p95": short(found.seconds["p95"]), "usd": short(found.usd)}
-    shares = {"floor": round(floor(found, where) / found.usd, 3), "parts": {part: round(found.parts[part] / total, 3) for part in PARTS}}
+    part = max(PARTS, key=lambda each: found.parts[each])
+    shares = {"part": part, "share": round(found.parts[part] / total, 3), "floor": round(floor(found, where) / found.usd, 3)}
     return name | figures | shares
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fsd_core.plan.choose import ALIKE
-from fsd_core.plan.predict import PARTS
 
 DOCS = Path(__file__).parents[1] / "docs"
 KEPT, PAGE = DOCS / "platforms.json", DOCS / "platforms.md"
@@ -76,8 +75,7 @@ def number(value: float) -> str:
 
 def binds(row: Mapping[str, Any]) -> str:
     """The longest part of the time; and the money floor, if that is at least half of the bill."""
-    part = max(PARTS, key=lambda name: row["parts"][name])
-    return f"{part} {row['parts'][part]:.0%}" + ("; floor" if row["floor"] >= 0.5 else "")
+    return f"{row['part']} {row['share']:.0%}" + ("; floor" if row["floor"] >= 0.5 else "")
 
 
 def sentences(kinds: Mapping[str, Any]) -> Iterator[str]:
@@ -224,6 +222,7 @@ def plain(axes: Any, *logarithmic: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for axis in logarithmic:
         low, high = axis.get_view_interval()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 30 else (1,)))
+        subs = (1, 1.5, 2, 3, 5, 7) if high / low < 6 else (1, 2, 5) if high / low < 200 else (1,)
+        axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         axis.set_minor_locator(NullLocator())
