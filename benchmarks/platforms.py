@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +31,7 @@ from fsd_core.partition import Parallel
 from fsd_core.plan.choose import Wishes, choose, compare
 from fsd_core.plan.facts import learn
 from fsd_core.plan.places import place
-from fsd_core.plan.predict import PARTS, Prediction
+from fsd_core.plan.predict import PARTS, Platform, Prediction, predict
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.ways import Given, Place, Refused, Way, Ways
 from graphchallenge import load as challenge
@@ -227,9 +227,8 @@ def measured(name: str, data: Path | None, seeds: Sequence[int], tables: Sequenc
             latency = f"{table},warm={0 if kind.cold else 1}"
             runs = [fsd_core.run(model, inputs, latency=f"{latency},seed={seed}", **split) for seed in seeds]
             seconds = sorted(run.seconds["total"] - run.seconds["stage"] for run in runs)
-            way = next(each for each in ways.at(place("local", {}, table), shape) if isinstance(each, Way))
-            expected = way.simulated(STEPS, RUNS, way.memory[:1], [kind.cold])[0].seconds["p50"]
-            found = {"workload": name, "way": words(shape), "cloud": table, "seeds": len(seeds), "predicted": short(expected)}
+            found = {"workload": name, "way": words(shape), "cloud": table, "seeds": len(seeds)}
+            found["predicted"] = short(here(ways, shape, table, seeds, kind.cold).seconds["p50"])
             yield found | {"p50": short(median(seconds)), "least": short(seconds[0]), "most": short(seconds[-1])}
 
 
@@ -242,23 +241,51 @@ def main() -> None:
     parser.add_argument("--tables", default=",".join(CLOUDS), help="of latencies, for --measure")
     parser.add_argument("--only", default="", help="measure only this way: a name as in the table")
     options = parser.parse_args()
-    data = json.loads(KEPT.read_text()) if KEPT.exists() else {"workloads": {}, "measured": []}
     for name in filter(None, options.workloads.split(",")):
         if options.measure:
             seeds = [int(seed) for seed in options.seeds.split(",")]
             for found in measured(name, options.data, seeds, options.tables.split(","), options.only):
-                same = ("workload", "way", "cloud")
-                others = [each for each in data["measured"] if any(each[key] != found[key] for key in same)]
-                data["measured"] = [*others, found]
                 print(json.dumps(found), flush=True)
+                keep(run=found)
         else:
-            data["workloads"][name] = predicted(name, options.data)
-    names = list(WORKLOADS)
-    data["workloads"] = {name: data["workloads"][name] for name in names if name in data["workloads"]}
-    data["limits"] = [limits(placed(cloud)) for cloud in CLOUDS]
-    data["measured"].sort(key=lambda each: (names.index(each["workload"]), each["way"], list(CLOUDS).index(each["cloud"])))
+            keep(name, predicted(name, options.data))
+    write(keep())
+
+
+def here(ways: Ways, shape: Parallel, table: str, seeds: Sequence[int], cold: bool) -> Prediction:
+    """The prediction of runs on this machine under the table of a cloud, in the hours of some seeds."""
+    where = place("local", {}, table)
+    way = next(each for each in ways.at(where, shape) if isinstance(each, Way))
+    machine = Platform(
+        provider="local",
+        outline=where.outline,
+        table=where.table,
+        tariff=None,
+        memory_mb=way.memory[0],
+        cold=cold,
+        crowded=True,
+        seeds=tuple(seeds),
+    )
+    return predict(way.split, machine, way.channel)
+
+
+def keep(name: str = "", workload: Mapping[str, Any] | None = None, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Put the predictions of the workload ``name``, or a measured run, into the file of figures, in place of older ones; return all."""
+    data = json.loads(KEPT.read_text()) if KEPT.exists() else {"workloads": {}, "measured": []}
+    known = data["workloads"] | ({name: workload} if workload else {})
+    runs = {_place(each): each for each in (*data["measured"], *([run] if run else []))}
+    data = {
+        "limits": [limits(placed(cloud)) for cloud in CLOUDS],
+        "workloads": {each: known[each] for each in WORKLOADS if each in known},
+        "measured": [runs[each] for each in sorted(runs)],
+    }
     KEPT.write_text(json.dumps(data, indent=1) + "\n")
-    write(data)
+    return data
+
+
+def _place(run: Mapping[str, Any]) -> tuple[int, str, int]:
+    """The place of a measured run in the table."""
+    return list(WORKLOADS).index(run["workload"]), run["way"], list(CLOUDS).index(run["cloud"])
 
 
 if __name__ == "__main__":

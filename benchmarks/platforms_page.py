@@ -69,8 +69,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> 
 
 
 def number(value: float) -> str:
-    """Two digits, without an exponent."""
-    return f"{value:,.0f}" if value >= 100 else f"{float(f'{value:.2g}'):.12g}"
+    """A figure with two digits, or all that stand before the point."""
+    return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
 def binds(row: Mapping[str, Any]) -> str:
@@ -206,6 +206,7 @@ def draw(kinds: Mapping[str, Any]) -> None:
                 axes.plot(ends, [-at, -at], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")
                 axes.plot(base[cloud], -at, color=colour, marker="o")
                 axes.annotate(title, (min(ends), -at), (0, 8), textcoords="offset points", color=colour, weight="bold", size=10)
+            axes.margins(x=0.2)
             axes.set(xscale="log", xlabel="seconds, p50", yticks=[], ylim=(-2.4, 0.8))
             axes.set_title(TITLES[name], size=11)
             plain(axes, axes.xaxis)
@@ -224,5 +225,5 @@ def plain(axes: Any, *logarithmic: Any) -> None:
         low, high = axis.get_view_interval()
         subs = (1, 1.5, 2, 3, 5, 7) if high / low < 6 else (1, 2, 5) if high / low < 200 else (1,)
         axis.set_major_locator(LogLocator(subs=subs))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
