@@ -81,12 +81,10 @@ def binds(row: Mapping[str, Any]) -> str:
 def sentences(kinds: Mapping[str, Any]) -> Iterator[str]:
     """Which cloud is the fastest and which the cheapest, for each workload."""
     for name, each in kinds.items():
-        said = []
-        for by, key, unit in (("fastest", "p50", "s"), ("cheapest", "usd", "USD for 1,000 runs")):
-            row = min((one for one in each["choices"]), key=lambda one: one[key])
-            figure = number(row[key] * (1000 if key == "usd" else 1))
-            said.append(f"{CLOUDS[row['cloud']][0]} is the {by} ({row['way']}, {figure} {unit})")
-        yield f"- **{TITLES[name]}**: {', '.join(said)}."
+        quick, cheap = (min(each["choices"], key=lambda row: row[key]) for key in ("p50", "usd"))
+        fast = f"{CLOUDS[quick['cloud']][0]} is the fastest ({quick['way']}, {number(quick['p50'])} s)"
+        other = "" if quick["cloud"] == cheap["cloud"] else f"{CLOUDS[cheap['cloud']][0]} is "
+        yield f"- **{TITLES[name]}**: {fast}, and {other}the cheapest ({cheap['way']}, {number(1000 * cheap['usd'])} USD for 1,000 runs)."
 
 
 def answers(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
