@@ -172,28 +172,35 @@ def predicted(name: str, data: Path | None) -> dict[str, Any]:
             shapes[chosen.parallel] = None
     rows = list(grid(workload, kind.shapes, kind.cold, places))
     others = list(grid(workload, [each for each in shapes if each not in kind.shapes], kind.cold, places))
-    changes, verbs = [], []
+    changes, verbs = list[dict[str, Any]](), list[dict[str, Any]]()
     for where in places:
         own = [each for each in rows + others if each["cloud"] == where.provider and "why" not in each]
         quickest = min(own, key=lambda each: each["fastest"])
         good = {each["way"] for each in choices} | {quickest["way"]}
-        for factor in FACTORS:
-            altered = list(grid(workload, [each for each in shapes if words(each) in good], kind.cold, [placed(where.provider, factor)]))
-            found = {key: least(altered, key)[where.provider] for key in ("fastest", "cheapest")}
-            changes.append({"cloud": where.provider, "factor": factor} | found)
-        shape = next(each for each in shapes if words(each) == quickest["way"])
-        for verb in estimates(where.table):
-            effect = {}
-            for factor in FACTORS:
-                again = grid(workload, [shape], kind.cold, [placed(where.provider, factor, verb)])
-                effect[factor] = round(least(again, "fastest")[where.provider] / quickest["fastest"] - 1, 3)
-            if max(map(abs, effect.values())) >= SHOWN:
-                verbs.append({"cloud": where.provider, "way": quickest["way"], "verb": verb, "effect": list(effect.values())})
+        changes += altered(workload, [each for each in shapes if words(each) in good], kind.cold, where)
+        verbs += sensitive(workload, next(each for each in shapes if words(each) == quickest["way"]), kind.cold, where, quickest["fastest"])
         print(f"{name}: {where.provider} is predicted", file=sys.stderr, flush=True)
     about = {"samples": inputs.shape[0], "layers": len(model.layers), "neurons": model.neurons}
     about |= {"stored_mb": short(workload.stored_bytes / 1e6), "core_s": short(float(workload.facts.work_s.sum()))}
     servers = [server(where, workload.stored_bytes, least(choices, "usd")[where.provider]) for where in places]
     return {"about": about, "choices": choices, "rows": rows, "others": others, "changes": changes, "verbs": verbs, "servers": servers}
+
+
+def altered(workload: RowWorkload, shapes: Sequence[Parallel], cold: bool, where: Place) -> Iterator[dict[str, Any]]:
+    """The best figures at a cloud if all its figures of low confidence are multiplied by each of `FACTORS`."""
+    for factor in FACTORS:
+        rows = list(grid(workload, shapes, cold, [placed(where.provider, factor)]))
+        found = {key: least(rows, key)[where.provider] for key in ("fastest", "cheapest")}
+        yield {"cloud": where.provider, "factor": factor} | found
+
+
+def sensitive(workload: RowWorkload, shape: Parallel, cold: bool, where: Place, seconds: float) -> Iterator[dict[str, Any]]:
+    """The rows of low confidence that matter: by what share the ``seconds`` of a split change if one is multiplied by each of `FACTORS`."""
+    for verb in estimates(where.table):
+        rows = [grid(workload, [shape], cold, [placed(where.provider, factor, verb)]) for factor in FACTORS]
+        effect = [round(least(each, "fastest")[where.provider] / seconds - 1, 3) for each in rows]
+        if max(map(abs, effect)) >= SHOWN:
+            yield {"cloud": where.provider, "way": words(shape), "verb": verb, "effect": effect}
 
 
 def server(where: Place, stored: float, usd: float) -> dict[str, Any]:
@@ -232,26 +239,6 @@ def measured(name: str, data: Path | None, seeds: Sequence[int], tables: Sequenc
             yield found | {"p50": short(median(seconds)), "least": short(seconds[0]), "most": short(seconds[-1])}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with the files of the Graph Challenge")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
-    parser.add_argument("--measure", action="store_true", help="run, do not predict")
-    parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--tables", default=",".join(CLOUDS), help="of latencies, for --measure")
-    parser.add_argument("--only", default="", help="measure only this way: a name as in the table")
-    options = parser.parse_args()
-    for name in filter(None, options.workloads.split(",")):
-        if options.measure:
-            seeds = [int(seed) for seed in options.seeds.split(",")]
-            for found in measured(name, options.data, seeds, options.tables.split(","), options.only):
-                print(json.dumps(found), flush=True)
-                keep(run=found)
-        else:
-            keep(name, predicted(name, options.data))
-    write(keep())
-
-
 def here(ways: Ways, shape: Parallel, table: str, seeds: Sequence[int], cold: bool) -> Prediction:
     """The prediction of runs on this machine under the table of a cloud, in the hours of some seeds."""
     where = place("local", {}, table)
@@ -286,6 +273,26 @@ def keep(name: str = "", workload: Mapping[str, Any] | None = None, run: Mapping
 def _place(run: Mapping[str, Any]) -> tuple[int, str, int]:
     """The place of a measured run in the table."""
     return list(WORKLOADS).index(run["workload"]), run["way"], list(CLOUDS).index(run["cloud"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with the files of the Graph Challenge")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--measure", action="store_true", help="run, do not predict")
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--tables", default=",".join(CLOUDS), help="of latencies, for --measure")
+    parser.add_argument("--only", default="", help="measure only this way: a name as in the table")
+    options = parser.parse_args()
+    for name in filter(None, options.workloads.split(",")):
+        if options.measure:
+            seeds = [int(seed) for seed in options.seeds.split(",")]
+            for found in measured(name, options.data, seeds, options.tables.split(","), options.only):
+                print(json.dumps(found), flush=True)
+                keep(run=found)
+        else:
+            keep(name, predicted(name, options.data))
+    write(keep())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ With --data it takes the official N = 1024 model of the Graph Challenge and its 
 under the table `aws`, for functions of --memory-mb, at today's list prices and at those of the paper (Oakley and Ferhatosmanoglu,
 FSD-Inference, ICDE 2024). It prints Markdown. Every case runs once without a latency first: this stages the model. Let nothing else run
 meanwhile: real time counts. --predict runs nothing and computes what a cloud would take, for cases that this machine cannot run: each
-worker has a core as fast as one of this machine. Its seconds are p50, in brackets p95.
+worker has a core as fast as one of this machine. Its seconds are p50, in brackets p95. Its activations are an upper bound: a prediction
+encodes each payload on its own, a run only what changed since the last one.
 """
 
 from __future__ import annotations
@@ -83,10 +84,10 @@ def predicted(model: Model, inputs: Any, facts: Facts, words: list[str], tables:
             platform = Platform(provider=table, outline=outline, table=where.table, tariff=load(tariff), memory_mb=int(memory_mb))
             found = predict(split, platform, given.get("--channel", "queue"), objective=given.get("--objective", "cost"))
             if table == "aws":
-                prices[number] = f"*{found.usd:.6f}*"
-        cells.append(f"*predicted {found.seconds['p50']:.2f} (to {found.seconds['p95']:.2f})*")
+                prices[number] = f"*{found.usd:.2g}*"
+        cells.append(f"*predicted {found.seconds['p50']:.3g} (to {found.seconds['p95']:.3g})*")
         sent = int(found.bytes_by_rank.sum() / 2) * shape.data  # each byte counts at its sender and its receiver
-        counts = counts or [f"*{sent:,}*", f"*{found.meter['publish_requests']:,}*"]
+        counts = counts or [f"*at most {sent:,}*" if sent else "*0*", f"*{found.meter['publish_requests']:,}*"]
     return [*cells, *counts, *prices]
 
 
@@ -116,7 +117,10 @@ def main() -> None:
         model = open_model(what[0])
         inputs = open_inputs(what[1], model.inputs)
         facts = learn(model, inputs, LEARN_S)
-    print(f"Seconds: medians over the seeds {options.seeds}, in brackets the lowest and the highest. fsd run {' '.join(what)}\n")
+    seconds = (
+        "p50, in brackets p95" if options.predict else f"medians over the seeds {options.seeds}, in brackets the lowest and the highest"
+    )
+    print(f"Seconds: {seconds}. fsd run {' '.join(what)}\n")
     print("| way | " + " | ".join(f"{table}, s" for table in tables) + " | activations, bytes | publishes |", end="")
     print("".join(f" USD, {tariff} |" for tariff in TARIFFS))
     print("| --- |" + " ---: |" * (len(tables) + 2 + len(TARIFFS)))
