@@ -8,8 +8,8 @@ With --data it takes the official N = 1024 model of the Graph Challenge and its 
 under the table `aws`, for functions of --memory-mb, at today's list prices and at those of the paper (Oakley and Ferhatosmanoglu,
 FSD-Inference, ICDE 2024). It prints Markdown. Every case runs once without a latency first: this stages the model. Let nothing else run
 meanwhile: real time counts. --predict runs nothing and computes what a cloud would take, for cases that this machine cannot run: each
-worker has a core as fast as one of this machine. Its seconds are p50, in brackets p95. Its activations are an upper bound: a prediction
-encodes each payload on its own, a run only what changed since the last one.
+worker has a core as fast as one of this machine. Its seconds are p50, in brackets p95. A prediction encodes each payload on its own,
+and a run only what changed since the last one, so predicted activations are up to twice as many bytes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def predicted(model: Model, inputs: Any, facts: Facts, words: list[str], tables:
                 prices[number] = f"*{found.usd:.2g}*"
         cells.append(f"*predicted {found.seconds['p50']:.3g} (to {found.seconds['p95']:.3g})*")
         sent = int(found.bytes_by_rank.sum() / 2) * shape.data  # each byte counts at its sender and its receiver
-        counts = counts or [f"*at most {sent:,}*" if sent else "*0*", f"*{found.meter['publish_requests']:,}*"]
+        counts = counts or [f"*about {sent:,}*" if sent else "*0*", f"*{found.meter['publish_requests']:,}*"]
     return [*cells, *counts, *prices]
 
 
