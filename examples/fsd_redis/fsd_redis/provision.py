@@ -83,7 +83,10 @@ class RedisProvisioner:
 
     @contextmanager
     def _asking(self, app: str) -> Iterator[Any]:
-        """A function that calls another one with Redis's client: again after a transient error. Other errors become errors for people."""
+        """Gives the block a function that calls a request with Redis's client, and calls it again after a transient error.
+
+        Other errors become errors for people.
+        """
         check_app(app)
         with Requests(classify, PROVIDER.advice, DENIED) as requests, closing(client(self._url)) as redis:
             yield lambda request: requests.repeat(f"Redis at {self._url}", lambda: request(redis))
