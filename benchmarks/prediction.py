@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -156,18 +157,21 @@ def worse(ran: Sequence[Ran], objective: str) -> tuple[Ran, Ran, float]:
     return mine, best, mine.real(real) / best.real(real) - 1
 
 
-def measure(found: Sequence[Case], kept: Kept, home: Path, until: float) -> int:
-    """Make the runs that are missing, until this moment on the monotonic clock. Returns how many are left."""
-    staged = None
+def measure(found: Sequence[Case], kept: Kept, home: Path, until: float, at_once: int) -> int:
+    """Make the runs that are missing, so many at once, until this moment on the monotonic clock. Returns how many are left."""
+    staged: set[int] = set()
     missing = [(case, key, seed) for case in found for key, seed in case.runs.items() if key not in kept.found]
-    for number, (case, key, seed) in enumerate(missing):
-        if time.monotonic() >= until:
-            return len(missing) - number
-        if staged is not case.work:  # runs of one split have the same shards and inputs
-            case.run(None, home, slowed=False)
-            staged = case.work
-        kept.add(key, case.run(seed, home))
-    return 0
+    done = 0
+    with ThreadPoolExecutor(at_once) as pool:
+        while done < len(missing) and time.monotonic() < until:
+            some = missing[done : done + at_once]
+            for case in {id(case.work): case for case, _, _ in some if id(case.work) not in staged}.values():
+                case.run(None, home, slowed=False)  # runs of one split have the same shards and inputs
+                staged.add(id(case.work))
+            for (_, key, _), figures in zip(some, pool.map(lambda each: each[0].run(each[2], home), some), strict=True):
+                kept.add(key, figures)
+            done += len(some)
+    return len(missing) - done
 
 
 def judge(ran: Sequence[Ran], *, slowed: bool) -> int:
@@ -212,6 +216,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=5.0, help="seconds for which samples of the input are computed")
     parser.add_argument("--kept", help="the file of the figures of runs")
     parser.add_argument("--minutes", type=float, help="only make runs, for so long")
+    parser.add_argument("--at-once", type=int, default=1, help="runs at the same time: for those that mostly wait")
     options = parser.parse_args()
     until = time.monotonic() + (60 * options.minutes if options.minutes is not None else 1e9)
     # Runs make no prediction of their own: it would take processor time from the next one.
@@ -220,7 +225,7 @@ def main() -> None:
         used["settings"] = {"root": f"{folder}/local"} if options.provider == "local" else used["settings"]
         kept = Kept(options.kept)
         found = list(cases(options, Path(folder), used))
-        missing = measure(found, kept, Path(folder), until)
+        missing = measure(found, kept, Path(folder), until, options.at_once)
         if options.minutes is not None:
             print(f"{missing} runs are missing")
             sys.exit(1 if missing else 0)

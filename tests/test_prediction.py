@@ -223,19 +223,24 @@ def test_draws_have_the_quantiles_of_their_table() -> None:
     table, runs = load_table("aws"), 20_000
     sampler = Sampler(table, runs, 1)
     for verb in ("deliver", "put", "start_cold"):
-        found = 1000 * sampler.draw(verb, sampler.functions())
+        found = 1000 * sampler.draw(verb, sampler.client())
         row = table.rows[verb]
         np.testing.assert_allclose(np.quantile(found, [0.5, 0.9, 0.99]), [row.p50_ms, row.p90_ms, row.p99_ms], rtol=0.08)
-    worst = sampler.draw("put", sampler.functions(), worst_of=8.0)
-    each = sampler.draw("put", sampler.functions()[:, None], (runs, 8)).max(axis=1)
+    worst = sampler.draw("put", sampler.client(), worst_of=8.0)
+    each = sampler.draw("put", sampler.client()[:, None], (runs, 8)).max(axis=1)
     assert np.median(worst) == pytest.approx(np.median(each), rel=0.03)
 
 
-def test_a_seed_gives_the_hour_of_the_latency_wrapper() -> None:
-    table = attrs.evolve(load_table("aws"), hour_share=1.0, function_share=0.0)
-    ours = Sampler(table, 3, 0, seeds=(1, 2, 3))
-    theirs = [Draws(Latency(table, seed=seed), 0, 0).next("put") for seed in (1, 2, 3)]
-    np.testing.assert_allclose(ours.draw("put", ours.functions()), theirs, rtol=1e-9)
+def test_a_seed_gives_the_hour_and_the_functions_of_the_latency_wrapper() -> None:
+    table, seeds, ranks = attrs.evolve(load_table("aws"), hour_share=0.5, function_share=0.5), (1, 2, 3), np.arange(2)
+    ours = Sampler(table, 3, 0, seeds=seeds)
+    inner = Sampler(table, 6, 1, like=ours, copies=2, first=np.tile([0, 1], 3))  # of two replicas of one rank
+    theirs = [[Draws(Latency(table, seed=seed), rank, 0).next("put") for rank in (-1, 0, 1)] for seed in seeds]
+    np.testing.assert_allclose(ours.draw("put", ours.client()), [each[0] for each in theirs], rtol=1e-9)
+    np.testing.assert_allclose(ours.draw("put", ours.functions(ranks)), [each[1:] for each in theirs], rtol=1e-9)
+    np.testing.assert_allclose(ours.draw("put", inner.functions(np.arange(1))[::2]), [each[1:2] for each in theirs], rtol=1e-9)
+    starts = [[Draws(Latency(table, seed=seed), rank, 0).start() for rank in ranks] for seed in seeds]
+    np.testing.assert_allclose(ours.starts(np.ones(3, bool), ranks, ours.functions(ranks)), starts, rtol=1e-9)
 
 
 def still(limits: MessageLimits | None = None) -> tuple[Sampler, Outline]:

@@ -17,6 +17,7 @@ from fsd_core.providers.outline import Outline
 __all__ = ["Bundles", "Inbox"]
 
 Array = NDArray[np.float64]
+LOOK_S = 1.0  # so often a rank that waits for bundles looks for failures and for news, in turns
 POLLS = 60  # of one bundle: by then the pauses are half a second
 
 
@@ -37,12 +38,14 @@ class Inbox:
     _oldest: Array = attrs.field(init=False)
     _looked: Array = attrs.field(init=False)  # when the last receive looked: it took what was there for later steps too
     _waited: Array = attrs.field(init=False)
+    _opening: Array = attrs.field(init=False)  # seconds that its first receive takes to open a connection
 
     def __attrs_post_init__(self) -> None:
         shape = self.shared.shape
         self.receives, self.units, self.acks = (np.zeros(shape[0]) for _ in range(3))
         self._tokens, self._oldest, self._waited = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self._looked = np.full(shape, -np.inf)
+        self._opening = self.sampler.draw("connect", self.shared)
 
     def receive(self, asked: Array, arrives: Array, messages: Array, mean_bytes: float) -> Array:
         """When each rank has received everything. ``arrives``: infinite where nothing comes. ``messages``: (targets, sources), of each."""
@@ -60,7 +63,8 @@ class Inbox:
             looked = np.maximum(now, np.where(open_, first, now))
             got = np.minimum((order <= looked[:, :, None]).sum(axis=2) - have, most)
             got = np.where(open_, np.maximum(got, 1), 0)
-            took = sampler.draw("receive", self.shared)
+            took = sampler.draw("receive", self.shared) + np.where(open_, self._opening, 0.0)
+            self._opening = np.where(open_, 0.0, self._opening)
             size = got * each * mean_bytes
             came = np.maximum(now + took / receives, looked) + sampler.transfer("receive", "read", size)
             done = np.where(open_, came, done)
@@ -132,6 +136,8 @@ class Bundles:
             open_ = open_ & ~hit
             at = np.where(open_, at + took + next_get_s(at + took - since, self.eager, poll_s), at)
         came = np.where(open_, visible + sampler.draw("get", shared), came)
+        waits = np.where(wanted, came, -np.inf).max(axis=2) - asked  # of a rank, for its last bundle
+        self.gets += self.weight * np.floor(np.maximum(0.0, waits) / LOOK_S).sum(axis=1)
         self._took = np.where(wanted, came - since, self._took)
         if more.any():
             came = came + np.where(more, sampler.draw("get", shared), 0.0)
