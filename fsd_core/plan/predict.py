@@ -31,7 +31,7 @@ from fsd_core.worker.progress import INTERVAL_S, REPORTS
 __all__ = ["PARTS", "Platform", "Prediction", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
-RUNS = 64  # simulated runs
+RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
 VALUES = 400_000  # about the numbers in one array of the simulation
 REPORT_BYTES = 110  # of a report of progress
 HOST_S = 0.3  # until the process that forks the functions of a run on this machine has started
@@ -67,9 +67,20 @@ class Platform:
         measured = self.table.measured if self.table else None
         return measured.speed if measured and measured.speed else self.speed
 
-    def crowd(self, split: Split) -> float:
-        """How many workers of this split share a core."""
-        return max(1.0, self._busy(split) / (os.cpu_count() or 1)) if self.crowded else 1.0
+    def crowd(self, split: Split, computes_s: float, waits_s: float) -> float:
+        """How many workers of this split share a core. ``computes_s``: of a worker that has a core for itself; ``waits_s``: what it waits.
+
+        With n workers of which each computes for a share s of its time, 1 + (n - 1) s compute at once. They slow each other down, which
+        makes s larger: a fixed point, found from above.
+        """
+        if not self.crowded:
+            return 1.0
+        others, cores = self._busy(split) - 1, os.cpu_count() or 1
+        found = max(1.0, (1 + others) / cores)
+        for _ in range(30):
+            computes = found * computes_s
+            found = max(1.0, (1 + others * computes / max(1e-9, computes + waits_s)) / cores)
+        return found
 
     def gain(self, split: Split) -> float:
         """How many times faster a worker of this split computes with all cores that it has than with one."""
@@ -157,17 +168,25 @@ def predict_each(
     around = fixed(split, channel, outline, staged=staged, keep=keep)
     pace = np.repeat([each.pace for each in platforms], runs)[:, None]
     cold = np.repeat([each.cold for each in platforms], runs)
-    crowd, count = first.crowd(split), runs * variants
+    count = runs * variants
     replicas = int(min(shape.data, max(1, VALUES // (count * shape.tensor**2))))
     whole = Sampler(first.table, count, seed, seeds=first.seeds, variants=variants)
+    starting = max(1.0, shape.workers / (os.cpu_count() or 1)) if first.crowded else 1.0
+    options: dict[str, Any] = {"channel": channel, "eager": eager, "keep": keep, "most_batches": most_batches}
+    crowd = 1.0
+    if first.crowded:  # a brief simulation of workers that have cores for themselves tells how long they wait
+        alone = Cpu(first.pace, 1.0, first.gain(split), starting)
+        brief = Simulation(split, around, outline, Sampler(first.table, BRIEF, seed, seeds=first.seeds), alone, **options)
+        flow = brief.run(np.zeros((BRIEF, shape.parts)))
+        computes = float(flow.compute.mean())
+        crowd = first.crowd(split, computes, float((flow.done.max(axis=1) - flow.load).mean()) - computes)
     prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, split.reads))))
     begun = launched(whole, shape.workers, branching, cold, Cpu(pace, crowd).seconds(BEGIN_S), HOST_S if first.crowded else 0.0)
     some = np.arange(replicas) * shape.data // replicas
     inner = Sampler(first.table, count * replicas, seed + 1, like=whole, copies=replicas, first=np.tile(some * shape.parts, count))
     gain = np.repeat([each.gain(split) for each in platforms], runs)[:, None]
-    starting = max(1.0, shape.workers / (os.cpu_count() or 1)) if first.crowded else 1.0
     cpu = Cpu(np.repeat(pace, replicas, axis=0), crowd, np.repeat(gain, replicas, axis=0), starting)
-    simulation = Simulation(split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep, most_batches=most_batches)
+    simulation = Simulation(split, around, outline, inner, cpu, **options)
     flow = simulation.run(_of(begun.ready, shape, some))
     load, compute = (each.reshape(count, replicas).mean(axis=1) for each in (flow.load, flow.compute))
     done, outputs, shared = (each.reshape(count, replicas, shape.parts) for each in (flow.done, flow.outputs, flow.shared))
