@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from fsd_core.channel.hybrid import NOTICE_BYTES
 from fsd_core.channel.kept import KEPT_ENTRY_BYTES, RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
-from fsd_core.latency import Table
+from fsd_core.latency import Latency, Table
 from fsd_core.partition import Parallel
 from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
@@ -165,7 +166,8 @@ def predict_each(
     shape, eager, first, variants = split.parallel, objective == "latency", platforms[0], len(platforms)
     outline = _soonest(first) if eager else first.outline
     keep = keep or split.loads_first
-    around = fixed(split, channel, outline, staged=staged, keep=keep)
+    figures = len(json.dumps(Latency(first.table).pack())) if first.seeds and first.table else 0  # that workers need for such a run
+    around = fixed(split, channel, outline, staged=staged, keep=keep, latency_bytes=figures)
     pace = np.repeat([each.pace for each in platforms], runs)[:, None]
     cold = np.repeat([each.cold for each in platforms], runs)
     count = runs * variants
