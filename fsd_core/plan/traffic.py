@@ -217,16 +217,17 @@ def _bytes_per_row(
     """
     alive = [float(facts.live[number - 1]) for number in layers]
     known: dict[int, float] = {}
-    for at in _spread_order(len(layers)):
+    for before, at in enumerate(_spread_order(len(layers))):
         block = facts.blocks[layers[at] - 1]
         if not len(counts[at]) or block is None:
             continue
         columns = min(block.values.shape[1], samples or block.values.shape[1])
         values = float(counts[at].max()) * columns
-        most = int(cost / (CALL_S + VALUE_S * values))
-        if most < 1:
+        each_s = CALL_S + VALUE_S * values
+        if cost < each_s:
             continue
-        pairs = np.unique(np.linspace(0, len(counts[at]) - 1, min(most, len(counts[at]), 64)).astype(int))
+        fair = max(1, int(cost / each_s / (len(layers) - before)))  # so that neighbours, which may differ, are encoded too
+        pairs = np.unique(np.linspace(0, len(counts[at]) - 1, min(fair, len(counts[at]), 64)).astype(int))
         cost -= len(pairs) * CALL_S + VALUE_S * columns * float(counts[at][pairs].sum())
         found = [
             (len(ids), facts.encoded(layers[at] - 1, ids, samples) - EMPTY_BYTES) for ids in (rows_of(at, int(pair)) for pair in pairs)
