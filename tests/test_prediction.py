@@ -15,6 +15,7 @@ import fsd_core
 import fsd_core.plan.batches
 from fsd_core import ExchangePlan, InputError, Layer, Model
 from fsd_core.cli.main import main
+from fsd_core.client import collect, follow
 from fsd_core.cost import load as load_tariff
 from fsd_core.driver import MessageLimits
 from fsd_core.kernel import Block, Fused, Weights, compiled
@@ -25,6 +26,7 @@ from fsd_core.model import Csr
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
+from fsd_core.plan import ending, simulate
 from fsd_core.plan import facts as facts_module
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
@@ -39,6 +41,7 @@ from fsd_core.plan.traffic import Estimator, of_partition
 from fsd_core.plan.ways import Place
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
+from fsd_core.worker import rank
 
 PLANNED = ("payload_bytes_sent", "message_bytes_sent", "messages_sent", "publish_requests", "publish_units", "message_units_sent")
 SAMPLES = 120
@@ -259,6 +262,28 @@ def test_a_receive_brings_what_is_there() -> None:
     assert inbox.receives == [2]  # the message was there at 2.0, and the second receive took it
     inbox.finish()
     assert inbox.acks == [1]
+
+
+def test_the_client_looks_as_often_as_it_does() -> None:
+    names = ("FIRST_POLL_S", "LAST_POLL_S", "POLLS_LATE", "ERROR_POLL_S", "CHECK_S")
+    assert [getattr(ending, name) for name in names] == [getattr(follow, name) for name in names]
+    assert (ending.AT_ONCE, simulate.POOL_THREADS) == (collect.AT_ONCE, rank.THREADS)
+    for seconds, get in ((0.5, 0.03), (3.0, 0.03), (20.0, 0.01), (120.0, 0.2)):
+        looks, now = 0, 0.0
+        while now < seconds:
+            looks, now = looks + 1, now + get + min(follow.LAST_POLL_S, max(follow.FIRST_POLL_S, now / follow.POLLS_LATE))
+        assert ending.polls(np.array([seconds]), np.array([get])) == pytest.approx(looks, rel=0.05, abs=1)
+
+
+def test_workers_share_cores_only_while_they_compute(monkeypatch: pytest.MonkeyPatch, facts: Facts) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    split = Estimator(facts).split(Parallel(tensor=8), [0], [SAMPLES])
+    here = platform("local", crowded=True)
+    assert here.crowd(split, 1.0, 0.0) == pytest.approx(4)  # all eight compute all the time
+    assert here.crowd(split, 1.0, 100.0) == 1
+    some = here.crowd(split, 1.0, 4.0)
+    assert some == pytest.approx((1 + 7 * some / (some + 4)) / 2)
+    assert platform().crowd(split, 1.0, 0.0) == 1  # on a cloud each has its own
 
 
 def test_acks_are_full_or_late() -> None:

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from fsd_core.plan.launching import Begun
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.sample import Sampler
+from fsd_core.protocol.spawn import FEW
 from fsd_core.providers.outline import Outline
 
-__all__ = ["Ended", "collected", "recorded"]
+__all__ = ["Ended", "collected", "polls", "recorded"]
 
 Array = NDArray[np.float64]
-# Of the client: those of `fsd_core.client.follow`, `fsd_core.client.collect` and `fsd_core.protocol.spawn`.
-FIRST_POLL_S, LAST_POLL_S, POLLS_LATE = 0.02, 1.0, 40
-WATCH_S, CHECK_S, FEW = 0.25, 1.0, 4
-AT_ONCE = 8
+# Of the client: those of `fsd_core.client.follow` and `fsd_core.client.collect`.
+FIRST_POLL_S, LAST_POLL_S, POLLS_LATE, ERROR_POLL_S, CHECK_S, AT_ONCE = 0.02, 1.0, 40, 0.25, 1.0, 8
 MANY = 16  # draws, of which the mean is what many requests take
 
 
@@ -87,15 +86,15 @@ def collected(sampler: Sampler, begun: Begun, outputs: Array, records: Array, pi
         took = sampler.draw("get", client[:, None], (sampler.runs, some), worst_of=float(min(AT_ONCE, pieces - 1))).sum(axis=1)
         took = took * (waves / some) + sampler.draw("connect", client)
     answer = seen + took + sampler.transfer("get", "read", output_bytes)
-    gets = _polls(looked - get / 2, get)
+    gets = polls(looked - get / 2, get)
     # Then the client asks for all records that are missing, again and again.
     late = np.maximum(0.0, records - answer[:, None, None]) / (get + pause)[:, None, None]
     gets = gets + late.sum(axis=(1, 2)) * (ranks / (records.shape[1] * records.shape[2]))
     # Another thread looks for failures, and every second for claims that are missing and for progress.
     lasted = np.maximum(answer, records.max(axis=(1, 2))) - begun.followed
-    every = CHECK_S + get + (WATCH_S + get) / 2
+    every = CHECK_S + get + (ERROR_POLL_S + get) / 2
     checks = np.floor(lasted / every)
-    gets = gets + lasted / (WATCH_S + get) + np.floor((answer - begun.followed) / every)
+    gets = gets + lasted / (ERROR_POLL_S + get) + np.floor((answer - begun.followed) / every)
     number = np.arange(1, 1 + int(checks.max(initial=0)))[None, :, None]
     moments = begun.followed[:, None, None] + number * every[:, None, None]
     before = begun.ready[:, None, :] >= moments - every[:, None, None]  # no claim was there at the check before
@@ -105,7 +104,7 @@ def collected(sampler: Sampler, begun: Begun, outputs: Array, records: Array, pi
     return Ended(answer, gets, lists.astype(np.float64))
 
 
-def _polls(seconds: Array, get: Array) -> Array:
+def polls(seconds: Array, get: Array) -> Array:
     """The looks in vain within so many seconds: first one every 20 ms, then after each 40th of the time, at last every second.
 
     Each also takes as long as a ``get``. With the pause t / 40, looks are made at the rate 1 / (t / 40 + get), whose integral is a

@@ -22,6 +22,7 @@ from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Split
 from fsd_core.protocol.shard import READS
 from fsd_core.providers.outline import Outline
+from fsd_core.worker.loop import ABORT_CHECK_S
 
 __all__ = ["Cpu", "Flow", "Simulation"]
 
@@ -29,7 +30,7 @@ Array = NDArray[np.float64]
 # Processor seconds, on the core that `Cpu.pace` refers to, of what a worker does beside multiplying: Python, numpy and zstd for one step,
 # for each payload that it sends or receives, and for one request. Of local runs; no benchmark measures them again.
 STEP_S, PAYLOAD_S, REQUEST_S = 0.6e-3, 0.45e-3, 0.15e-3
-POOL_THREADS, LOOK_S = 16, 1.0  # of a worker: `fsd_core.worker.rank` and `fsd_core.worker.loop`
+POOL_THREADS = 16  # of a worker: `fsd_core.worker.rank.THREADS`
 
 
 @attrs.frozen(eq=False)
@@ -158,10 +159,8 @@ class Simulation:
         found = np.zeros(self.sampler.runs)
         for stage, (first, last) in enumerate(self.split.stages):
             if not any(first + 1 < step.layer <= last for step in self.split.steps):
-                found += 2 * np.floor(
-                    (loaded[stage] + self.cpu.seconds(self.split.work_s[first:last, self._ranks(stage)].sum(axis=0)) / self.cpu.gain)
-                    / LOOK_S
-                ).sum(axis=1)
+                computes = self.cpu.seconds(self.split.work_s[first:last, self._ranks(stage)].sum(axis=0)) / self.cpu.gain
+                found += 2 * np.floor((loaded[stage] + computes) / ABORT_CHECK_S).sum(axis=1)
         return found
 
     def _counts(self) -> dict[str, Array]:
