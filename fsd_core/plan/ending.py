@@ -95,7 +95,8 @@ def collected(sampler: Sampler, begun: Begun, outputs: Array, records: Array, pi
     every = CHECK_S + get + (ERROR_POLL_S + get) / 2
     checks = np.floor(lasted / every)
     gets = gets + lasted / (ERROR_POLL_S + get) + np.floor((answer - begun.followed) / every)
-    number = np.arange(1, 1 + int(checks.max(initial=0)))[None, :, None]
+    until_claimed = 1 + int(max(0.0, float(((begun.ready.max(axis=1) - begun.followed) / every).max())))
+    number = np.arange(1, 1 + min(until_claimed, int(checks.max(initial=0))))[None, :, None]
     moments = begun.followed[:, None, None] + number * every[:, None, None]
     before = begun.ready[:, None, :] >= moments - every[:, None, None]  # no claim was there at the check before
     missing = (before & (number <= checks[:, None, None])).sum(axis=2)

@@ -29,7 +29,6 @@ class Inbox:
     outline: Outline
     shared: Array  # (runs, ranks): `Sampler.functions`
     eager: bool
-    held_s: float = 0.0  # by so much `--latency` shortens the lease
     weight: float = 1.0  # the next steps stand for so many
     receives: Array = attrs.field(init=False)
     units: Array = attrs.field(init=False)
@@ -61,6 +60,7 @@ class Inbox:
         while (open_ := have < total).any():
             first = np.take_along_axis(order, np.minimum(have, order.shape[2] - 1)[:, :, None], axis=2)[:, :, 0]
             looked = np.maximum(now, np.where(open_, first, now))
+            self._wait(now, looked, copies)
             got = np.minimum((order <= looked[:, :, None]).sum(axis=2) - have, most)
             got = np.where(open_, np.maximum(got, 1), 0)
             took = sampler.draw("receive", self.shared) + np.where(open_, self._opening, 0.0)
@@ -78,12 +78,25 @@ class Inbox:
         self._waited = done - asked
         return done
 
-    def _remember(self, count: Array, now: Array) -> None:
-        size, limits = float(ack_messages(self.outline.messages)), self.outline.messages
-        lease_s = max(limits.lease_s / 2, limits.lease_s - self.held_s)
-        late = (self._tokens > 0) & (now - self._oldest >= lease_s / 2)
-        self.acks += np.where(late, np.ceil(self._tokens / limits.batch_messages), 0.0).sum(axis=1)
+    def _wait(self, since: Array, until: Array, copies: int) -> None:
+        """A receive that waits ends without a message when acks are due, and after the longest wait of the service."""
+        due = self._due(until)
+        self.receives += self.weight * copies * (due + np.floor((until - since) / self.outline.messages.wait_s)).sum(axis=1)
+        self._ack(due)
+
+    def _due(self, now: Array) -> NDArray[np.bool_]:
+        """Whether half of the lease of the oldest delivery is over. `--latency` shortens the lease by the longest delivery."""
+        lease_s, row = self.outline.messages.lease_s, self.sampler.table.rows.get("deliver") if self.sampler.table else None
+        lease_s = max(lease_s / 2, lease_s - (row.longest_ms / 1000 if row else 0.0))
+        return (self._tokens > 0) & (now - self._oldest >= lease_s / 2)
+
+    def _ack(self, late: NDArray[np.bool_]) -> None:
+        self.acks += np.where(late, np.ceil(self._tokens / self.outline.messages.batch_messages), 0.0).sum(axis=1)
         self._tokens = np.where(late, 0.0, self._tokens)
+
+    def _remember(self, count: Array, now: Array) -> None:
+        size = float(ack_messages(self.outline.messages))
+        self._ack(self._due(now))
         self._oldest = np.where((self._tokens == 0) & (count > 0), now, self._oldest)
         self._tokens = self._tokens + count
         full = np.floor(self._tokens / size)

@@ -27,6 +27,7 @@ from fsd_core.plan.split import Split
 from fsd_core.protocol.records import HEAD_BYTES
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
+from fsd_core.worker.lines import FIRST_S, SLOWEST_S
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
 __all__ = ["PARTS", "Platform", "Prediction", "predict", "predict_each"]
@@ -34,6 +35,8 @@ __all__ = ["PARTS", "Platform", "Prediction", "predict", "predict_each"]
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
 VALUES = 400_000  # about the numbers in one array of the simulation
+# The seconds after which a worker writes its lines, one after the other, as `fsd_core.worker.lines` does, and about their bytes.
+LINES_S, LINES_BYTES = np.minimum(SLOWEST_S, FIRST_S * 2 ** np.arange(14)), 1200
 REPORT_BYTES = 110  # of a report of progress
 HOST_S = 0.3  # until the process that forks the functions of a run on this machine has started
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
@@ -209,6 +212,8 @@ def predict_each(
         around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     scale = len(split.batches) / split.replica_batches  # the counts of a flow are those of one replica for all its micro-batches
     timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
+    said = (lasted[:, :, None] > np.cumsum(LINES_S)).reshape(count, -1).sum(axis=1) * (shape.data / replicas)
+    timed |= {"object_puts": said, "object_bytes_written": LINES_BYTES * said}
     for more in (heard, {"object_gets": ended.gets, "object_lists": ended.lists}):
         timed |= {name: timed.get(name, 0.0) + counts for name, counts in more.items()}
     found = []
@@ -311,11 +316,8 @@ def _bill(
     """
     if platform.tariff is None:
         return None, {}
-    inits = np.full(len(lasts), INIT_S if platform.cold else 0.0)
-    if (
-        platform.crowded
-    ):  # what a process here counts as its initialisation: the time since its host forked it, which waits for a table's start
-        inits = np.maximum(0.0, starts - HOST_S)
+    # A process of this machine counts the time since its host forked it, in which it waits for the start that a table draws.
+    inits = np.maximum(0.0, starts - HOST_S) if platform.crowded else np.full(len(lasts), INIT_S if platform.cold else 0.0)
     functions = tuple((float(seconds), float(init)) for seconds, init in zip(lasts, inits, strict=True)) * replicas
     counts = {**meter, "stored_byte_seconds": meter["object_bytes_written"] * total_s}
     made = bill(Usage(counts, functions, 0.0, float(platform.memory_mb)), platform.tariff)

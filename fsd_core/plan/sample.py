@@ -47,9 +47,9 @@ class Sampler:
         self._which: NDArray[np.int64] = np.repeat(like._which, copies) if like else which
         self._first = np.zeros(runs, np.int64) if first is None else first
         self._random = np.random.default_rng(seed)
-        hours = (
-            np.array([hour(each) for each in seeds])[which] if seeds else np.tile(self._random.standard_normal(runs // variants), variants)
-        )
+        hours = np.tile(self._random.standard_normal(runs // variants), variants)
+        if seeds:
+            hours = np.array([hour(each) for each in seeds])[which]
         self._hour: Array = np.repeat(like._hour, copies) if like else hours
         self._shares = (table.hour_share, table.function_share) if table else (0.0, 0.0)
         self._own = float(np.sqrt(max(0.0, 1 - sum(self._shares))))

@@ -84,8 +84,7 @@ class Simulation:
         self.exchanges = {step.layer: exchange(step, self.share, channel, eager, outline) for step in split.steps}
         stages = len(split.starts)
         self.shared = [sampler.functions(np.arange(stage * self.tensor, (stage + 1) * self.tensor)) for stage in range(stages)]
-        held_s = sampler.table.rows["deliver"].longest_ms / 1000 if sampler.table and "deliver" in sampler.table.rows else 0.0
-        self.inboxes = [Inbox(sampler, outline, shared, eager, held_s) for shared in self.shared]
+        self.inboxes = [Inbox(sampler, outline, shared, eager) for shared in self.shared]
         self.bundles = [Bundles(sampler, outline, shared, eager) for shared in self.shared]
         self.work = split.work_s * split.share
         self.leaving = [self._leaving(stage) for stage in range(stages)]
@@ -159,7 +158,8 @@ class Simulation:
         found = np.zeros(self.sampler.runs)
         for stage, (first, last) in enumerate(self.split.stages):
             if not any(first + 1 < step.layer <= last for step in self.split.steps):
-                computes = self.cpu.seconds(self.split.work_s[first:last, self._ranks(stage)].sum(axis=0)) / self.cpu.gain
+                work = self.work[first:last, self._ranks(stage)].sum(axis=0) * self.split.replica_batches
+                computes = self.cpu.seconds(work) / self.cpu.gain
                 found += 2 * np.floor((loaded[stage] + computes) / ABORT_CHECK_S).sum(axis=1)
         return found
 
