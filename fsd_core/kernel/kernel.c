@@ -22,9 +22,11 @@ enum { BIAS = 1, NONZERO = 2, RELU = 4 }; /* NONZERO: the bias is added only whe
 
 /* Weights in blocks of 8, 4, 2 or 1 rows that read the same inputs: such rows share the loads of their inputs. */
 typedef struct {
-    int32_t rows, columns, blocks, rule;
+    int32_t rows, columns, blocks;
+    int32_t always;    /* -1: the bias is added to every sum; 0: only to sums that are not zero */
+    float floor;       /* results up to this number become zero: 0 for relu, else NaN, which no number reaches */
     float top;         /* the clip of relu, or infinity */
-    float *bias;       /* (rows,) */
+    float *bias;       /* (rows,); without a bias -0, which changes no sum */
     int32_t *terms;    /* (blocks,): inputs that the rows of a block read */
     int32_t *heights;  /* (blocks,): rows of a block */
     int32_t *same;     /* (blocks,): how many blocks from this one on read the same inputs: 1 for the last of them */
@@ -38,6 +40,8 @@ typedef struct {
 static const int32_t SERIES[GATHERED] = {
     0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
     32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+
+#define UNROLL _Pragma("GCC unroll 8")
 
 typedef void Tile(const Plan *, const float *, const float *, float *, int32_t *);
 
@@ -211,11 +215,12 @@ static PyObject *py_plan(PyObject *self, PyObject *args) {
     if (wrong) {
         PyErr_SetString(PyExc_ValueError, wrong);
     } else if ((plan = calloc(1, sizeof(Plan)))) {
-        plan->rows = rows, plan->columns = columns, plan->rule = rule, plan->top = top;
+        plan->rows = rows, plan->columns = columns, plan->always = (rule & BIAS) && (rule & NONZERO) ? 0 : -1;
+        plan->floor = rule & RELU ? 0 : NAN, plan->top = rule & RELU ? top : INFINITY;
         plan->bias = array(rows), plan->terms = array(rows), plan->heights = array(rows), plan->same = array(rows), plan->outputs = array(rows);
         plan->weights = array(count);
         if (plan->bias && plan->terms && plan->heights && plan->same && plan->outputs && plan->weights) {
-            memcpy(plan->bias, bias.buf, 4 * (size_t)rows);
+            for (int32_t row = 0; row < rows; row++) plan->bias[row] = rule & BIAS ? ((const float *)bias.buf)[row] : -0.0f;
             if (fill(plan, starts, read, values.buf) == 0) capsule = PyCapsule_New(plan, "plan", drop_capsule);
         }
         if (!capsule) drop(plan);
