@@ -17,6 +17,7 @@
 #define WIDTH 32
 #define HEIGHT 8                 /* rows of the highest block */
 #define GATHERED 64              /* inputs that are gathered into a buffer in the first cache, at most */
+#define MOVED 4                  /* tiles that are filled at a time, so that a long row is read in longer parts */
 #define CACHED_BYTES (512 << 10) /* tiles that go through several layers together, so that they stay in the second cache */
 enum { BIAS = 1, NONZERO = 2, RELU = 4 }; /* NONZERO: the bias is added only where the sum is not zero */
 
@@ -352,25 +353,36 @@ static PyObject *py_move(PyObject *self, PyObject *args) {
     wrong |= offset < 0 || offset + taken > into_rows;
     for (int64_t i = 0; !wrong && i < count; i++) wrong = rows && (lane[i] < 0 || lane[i] >= from * there);
     for (int64_t i = 0; !wrong && pick && i < taken; i++) wrong = pick[i] < 0 || pick[i] >= rows;
-    int64_t *place = wrong ? NULL : malloc(8 * (size_t)to);
+    int64_t *places = wrong ? NULL : malloc(8 * (size_t)to * MOVED);
     if (wrong) PyErr_SetString(PyExc_ValueError, "lanes, rows or tiles are outside the shape of the tiles");
-    else if (!place) PyErr_NoMemory();
+    else if (!places) PyErr_NoMemory();
     else {
         Py_BEGIN_ALLOW_THREADS
-        for (int64_t t = 0; rows && t < tiles; t++) {
-            place[0] = 0;
-            for (int64_t k = 1; k < to; k++) {
-                int64_t i = t * (to - 1) + k - 1, at = i < count ? lane[i] : 0;
-                place[k] = at / from * rows * from + at % from;
+        for (int64_t first = 0; rows && first < tiles; first += MOVED) {
+            int64_t some = tiles - first < MOVED ? tiles - first : MOVED, run[MOVED]; /* lanes after lane 0 that are neighbours in source */
+            for (int64_t t = 0; t < some; t++) {
+                int64_t *place = places + t * to, before = (first + t) * (to - 1);
+                place[0] = 0;
+                for (int64_t k = 1; k < to; k++) {
+                    int64_t at = before + k - 1 < count ? lane[before + k - 1] : 0;
+                    place[k] = at / from * rows * from + at % from;
+                }
+                for (run[t] = to > 1; run[t] > 0 && run[t] + 1 < to && place[run[t] + 1] == place[1] + run[t];) run[t]++;
             }
             for (int64_t r = 0; r < taken; r++) {
                 const float *row = (const float *)source.buf + (pick ? pick[r] : r) * from;
-                float *into = (float *)target.buf + (t * into_rows + offset + r) * to;
-                for (int64_t k = 0; k < to; k++) into[k] = row[place[k]];
+                for (int64_t t = 0; t < some; t++) {
+                    const int64_t *place = places + t * to;
+                    float *into = (float *)target.buf + ((first + t) * into_rows + offset + r) * to;
+                    into[0] = row[0];
+                    if (run[t] == WIDTH - 1) memcpy(into + 1, row + place[1], 4 * (WIDTH - 1)); /* a constant size: no call */
+                    else if (run[t]) memcpy(into + 1, row + place[1], 4 * (size_t)run[t]);
+                    for (int64_t k = run[t] + 1; k < to; k++) into[k] = row[place[k]];
+                }
             }
         }
         Py_END_ALLOW_THREADS
-        free(place);
+        free(places);
     }
     PyBuffer_Release(&source), PyBuffer_Release(&lanes), PyBuffer_Release(&target);
     if (picked.buf) PyBuffer_Release(&picked);
