@@ -106,14 +106,14 @@ class Fused:
 
 def chain(layers: Sequence[Fused], block: Block) -> Block:
     """Take a block through several layers that are `Fused.chained`. Tiles stay in the cache for up to `SPAN` layers."""
-    first, span = 0, SPAN if len(block.live) < WIDTH else 2  # a block of one tile stays one
+    first, span = 0, 2
     while first < len(layers):
-        some = layers[first : first + span]
+        some = layers[first : first + (SPAN if len(block.live) < WIDTH else span)]  # dropped samples save no tile of the only one
         before = len(block.live)
         result, live = _run(some, block, None)
         block = result.kept(live.view(bool))
         first += len(some)
-        span = min(SPAN, 2 * span) if len(block.live) * 8 >= before * 7 or len(block.live) < WIDTH else 2
+        span = min(SPAN, 2 * span) if len(block.live) * 8 >= before * 7 else 2
     return block
 
 
@@ -122,9 +122,10 @@ def _run(layers: Sequence[Fused], block: Block, start: Block | None) -> tuple[Bl
     kernel = compiled.active()
     assert kernel is not None
     x = np.ascontiguousarray(block.tiles)
-    _, rows, width = x.shape
-    lanes = block.lanes if width == WIDTH else in_order(len(block.live), WIDTH)
-    count = len(x) if width == WIDTH else tile_count(len(block.live), WIDTH)
+    count, rows, width = x.shape
+    lanes = block.lanes
+    if width != WIDTH:
+        lanes, count = in_order(len(block.live), WIDTH), tile_count(len(block.live), WIDTH)
     y = compiled.aligned((count, layers[-1].rows, WIDTH))
     live = np.empty(count * WIDTH, np.uint8)
     plans = tuple(layer.plan for layer in layers if layer.plan is not None)

@@ -37,11 +37,9 @@ typedef struct {
     float *weights;    /* for each block (terms, height) */
 } Plan;
 
-/* The numbers of gathered inputs. */
-static const int32_t SERIES[GATHERED] = {
-    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
-
+#define FOUR(n) n, n + 1, n + 2, n + 3
+#define SIXTEEN(n) FOUR(n), FOUR(n + 4), FOUR(n + 8), FOUR(n + 12)
+static const int32_t SERIES[GATHERED] = {SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48)}; /* the numbers of gathered inputs */
 #define UNROLL _Pragma("GCC unroll 8")
 
 typedef void Tile(const Plan *, const float *, const float *, float *, int32_t *);
@@ -119,9 +117,8 @@ static int has(int set) { (void)set; return 1; }
 
 static void drop(Plan *plan) {
     if (!plan) return;
-    free(plan->bias); free(plan->terms); free(plan->heights); free(plan->same);
-    free(plan->outputs); free(plan->indices); free(plan->weights);
-    free(plan);
+    free(plan->bias), free(plan->terms), free(plan->heights), free(plan->same);
+    free(plan->outputs), free(plan->indices), free(plan->weights), free(plan);
 }
 
 static void drop_capsule(PyObject *capsule) { drop(PyCapsule_GetPointer(capsule, "plan")); }
@@ -179,15 +176,13 @@ static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const
         for (int32_t b = begin; b < plan->blocks; b++) plan->same[b] = plan->blocks - b;
         if (plan->blocks > begin) memcpy(index, indices + indptr[row], 4 * (size_t)terms), index += terms;
     }
-    free(next);
-    free(first);
+    free(next), free(first);
     if (failed) return -1;
     plan->inputs = index - plan->indices; /* equal rows share their inputs */
     int32_t *exact = array(plan->inputs);
     if (exact) { /* a copy: a block that only shrinks leaves a gap that the next plan does not fit into */
         memcpy(exact, plan->indices, 4 * (size_t)plan->inputs);
-        free(plan->indices);
-        plan->indices = exact;
+        free(plan->indices), plan->indices = exact;
     }
     return 0;
 }
@@ -282,10 +277,7 @@ static PyObject *py_forward(PyObject *self, PyObject *args) {
         wrong |= plans[n]->columns > before;
         before = plans[n]->rows;
     }
-    if (!plans) {
-        PyErr_NoMemory();
-        goto end;
-    }
+    if (!plans) { PyErr_NoMemory(); goto end; }
     wrong |= x.len != 4 * (int64_t)WIDTH * rows * tiles || y.len != 4 * (int64_t)WIDTH * before * tiles || live.len != (int64_t)WIDTH * tiles;
     wrong |= start.buf && (start.len != y.len || count > 1);
     if (wrong) {
