@@ -142,8 +142,7 @@ static int link_rows(int32_t rows, const int64_t *indptr, const int32_t *indices
             int64_t from = indptr[head[at]];
             if (indptr[head[at] + 1] - from == count && !memcmp(indices + from, own, 4 * (size_t)count)) break;
         }
-        first[row] = head[at] < 0;
-        next[row] = -1;
+        first[row] = head[at] < 0, next[row] = -1;
         if (first[row]) head[at] = row;
         else next[last[at]] = row;
         last[at] = row;
@@ -167,8 +166,7 @@ static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const
             height = height >= 8 ? 8 : height >= 4 ? 4 : height >= 2 ? 2 : 1;
             for (int32_t e = 0; e < terms; e++)
                 for (int32_t r = 0; r < height; r++) *weight++ = values[indptr[members[r]] + e];
-            memcpy(output, members, 4 * (size_t)height);
-            output += height;
+            memcpy(output, members, 4 * (size_t)height), output += height;
             plan->terms[plan->blocks] = terms;
             plan->heights[plan->blocks++] = height;
             at = next[members[height - 1]];
@@ -253,8 +251,7 @@ static int through(Plan **plans, Py_ssize_t count, Tile *tile, int64_t rows, con
                      mark ? differs : NULL);
                 for (int k = 0; mark && k < WIDTH; k++) live[(begin + t) * WIDTH + k] = differs[k] != 0;
             }
-            from = to;
-            before = after;
+            from = to, before = after;
         }
     }
     free(scratch);
@@ -290,8 +287,7 @@ static PyObject *py_forward(PyObject *self, PyObject *args) {
     Py_END_ALLOW_THREADS
     result = failed ? PyErr_NoMemory() : Py_NewRef(Py_None);
 end:
-    free(plans);
-    PyBuffer_Release(&x), PyBuffer_Release(&y), PyBuffer_Release(&live);
+    free(plans), PyBuffer_Release(&x), PyBuffer_Release(&y), PyBuffer_Release(&live);
     if (start.buf) PyBuffer_Release(&start);
     return result;
 }
@@ -354,9 +350,8 @@ static PyObject *py_move(PyObject *self, PyObject *args) {
             int64_t some = tiles - first < MOVED ? tiles - first : MOVED, run[MOVED]; /* lanes after lane 0 that are neighbours in source */
             for (int64_t t = 0; t < some; t++) {
                 int64_t *place = places + t * to, before = (first + t) * (to - 1);
-                place[0] = 0;
-                for (int64_t k = 1; k < to; k++) {
-                    int64_t at = before + k - 1 < count ? lane[before + k - 1] : 0;
+                for (int64_t k = 0; k < to; k++) {
+                    int64_t at = k && before + k - 1 < count ? lane[before + k - 1] : 0;
                     place[k] = at / from * rows * from + at % from;
                 }
                 for (run[t] = to > 1; run[t] > 0 && run[t] + 1 < to && place[run[t] + 1] == place[1] + run[t];) run[t]++;
