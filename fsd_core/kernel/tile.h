@@ -21,8 +21,8 @@ static TARGET inline __attribute__((always_inline)) FLOATS NAME(all)(float numbe
     return (FLOATS)((INTS){0} + bits);
 }
 
-/* Bias, activation and clip of one vector of sums, without a branch: a plan without one of them has a number there that changes nothing. A NaN
-   stays NaN; relu makes +0 of -0, as numpy does. */
+/* Bias, activation and clip of one vector of sums, without a branch: a plan without one of them has a number there that changes nothing.
+   A NaN stays NaN; relu makes +0 of -0, as numpy does. */
 static TARGET inline __attribute__((always_inline)) FLOATS NAME(finish)(FLOATS z, FLOATS bias, INTS always, FLOATS floor, FLOATS top) {
     const FLOATS zero = {0};
     z += (FLOATS)((INTS)bias & ((z != zero) | always));
