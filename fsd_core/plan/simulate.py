@@ -30,6 +30,7 @@ Array = NDArray[np.float64]
 # Processor seconds, on the core that `Cpu.pace` refers to, of what a worker does beside multiplying: Python, numpy and zstd for one step,
 # for each payload that it sends or receives, and for one request. Of local runs; no benchmark measures them again.
 STEP_S, PAYLOAD_S, REQUEST_S = 0.6e-3, 0.45e-3, 0.15e-3
+GROUPS = 8
 POOL_THREADS = 16  # of a worker: `fsd_core.worker.rank.THREADS`
 
 
@@ -263,9 +264,14 @@ class Simulation:
         else:
             inbox = self.inboxes[stage]
             inbox.weight = weight
-            arrives = begun + self._delivery(sender, np.broadcast_to(np.maximum(pieces, 1.0), shape), wire)
+            # The messages of a payload arrive one by one, in so many groups at most.
+            groups = np.clip(pieces, 1.0, GROUPS)
+            size = np.broadcast_to(np.maximum(pieces, 1.0) / groups, shape)
+            some = [present & (number < groups) for number in range(int(groups[present].max(initial=1.0)))]
+            arrives = [np.where(which, begun + self._delivery(sender, size, wire), np.inf) for which in some]
+            messages = [np.where(which, pieces / groups, 0.0) for which in some]
             mean = float(each.payloads[~each.stored].sum() / max(1.0, each.pieces[~each.stored].sum()))
-            got = inbox.receive(asked, np.where(present, arrives, np.inf), np.where(present, pieces, 0.0), mean)
+            got = inbox.receive(asked, np.concatenate(arrives, axis=2), np.concatenate(messages, axis=1), mean)
             if stored.any():
                 fetched = sampler.draw("get", shared) + sampler.transfer(
                     "get", "read", _table(each.payloads, rows, columns, shape).max(axis=1)
