@@ -6,7 +6,7 @@ many gigabytes belong into a bucket (`fsd_redis.bucket`).
 
 from collections.abc import Sequence
 
-from fsd_core.driver import Code, Page, Refused, Rejected, Resources
+from fsd_core.driver import Page, Rejected, Resources
 from fsd_core.providers.checks import check_delete, check_put, check_range
 from fsd_redis.client import RedisDriver, name
 from fsd_redis.settings import OBJECTS
@@ -35,8 +35,6 @@ class RedisObjects(RedisDriver):
         self._mark, self._keys = name(self._app, MARK), name(self._app, "keys")
 
     def _key(self, key: str) -> str:
-        if not 1 <= len(key) <= 512 or not key.isascii() or not key.isprintable():
-            raise Refused(Code.INVALID, f"key {key[:80]!r}: expected 1 to 512 printable ASCII characters")
         return name(self._app, "object", key)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
