@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -134,6 +135,19 @@ def test_less_is_read_ahead_where_the_memory_is_small() -> None:
     assert (kept.keep, kept.streams) == (True, False)
 
 
+def test_a_rank_that_waits_for_an_earlier_stage_loads_all_that_fits_meanwhile() -> None:
+    later = [LayerSizes(16384, 0, 16384, 524_288, number=61)]
+    later += [LayerSizes(16384, 16384, 0, 524_288, number=number) for number in range(62, 121)]
+    whole, first = RankSizes(tuple(later)).fitting(10, LIMITS, 1 << 40, 1), RankSizes(tuple(later[1:])).fitting(10, LIMITS, 1 << 40, 1)
+    assert whole is not None
+    assert first is not None
+    assert (whole.ahead, first.ahead) == (60, READS)  # a request for each layer
+    less = RankSizes(tuple(later)).fitting(10, LIMITS, whole.bytes - 1, 1)
+    assert less is not None
+    assert READS < less.ahead < 60
+    assert less.bytes < whole.bytes
+
+
 def test_smaller_micro_batches_leave_room_for_the_weights() -> None:
     layers = RankSizes(tuple(LayerSizes(1024, 1024, 0, 32_768, 4096, number=number) for number in range(1, 121)))
     limits = LIMITS.__class__(1, None, 96 * MB, None, "", "", process_bytes=34 * MB)
@@ -164,6 +178,24 @@ def test_a_reader_asks_ahead_as_told_and_forgets_what_was_computed(ahead: int) -
             before = weakref.ref(layers[0])
             del layers
     assert len(asked) == 6
+
+
+def test_a_reader_loads_on_while_its_caller_waits() -> None:
+    model = radixnet(16384, 5)
+    parts = partition(model, 1, "block")
+    data, asked, all_asked = build(model, parts, ExchangePlan(model, parts), 0), [], threading.Event()
+
+    def read(key: str, start: int, end: int) -> bytes:
+        asked.append(start)
+        if len(asked) == 6:  # the head, then each layer
+            all_asked.set()
+        return data[start:end]
+
+    with ThreadPoolExecutor(2) as pool:
+        layers = ShardReader("k", read, pool, keep=False, ahead=4).together()
+        assert [layer.number for layer in next(layers)] == [1]
+        assert all_asked.wait(60)
+        assert [layer.number for some in layers for layer in some] == [2, 3, 4, 5]
 
 
 def test_indices_are_those_that_the_kernel_stores() -> None:

@@ -63,7 +63,7 @@ class LayerLoop(Loop):
             del some, first, layer  # the next layers are read now: the memory may not hold these beside them
         if self.channel is not None and self.config.pipeline > 1:
             self.channel.batch_ended(time.monotonic() - began)
-        return encode(block)
+        return encode(block) if self.rank % self.config.parts in self.config.last else b""
 
     def _layers(self, some: Sequence[LayerShard], block: Block, step: int) -> Block:
         """Compute a stretch of layers. For the first one: send, multiply the local rows, receive, add the product of the received rows."""
