@@ -112,7 +112,7 @@ def recorded() -> Iterator[list[Call]]:
         return ask(self, method, asking, to, *more)
 
     def launched(self: Any, function: str, payload: bytes) -> Any:
-        calls.append(Call("LAUNCH", f"/v2/projects/-/locations/-/services/{self._url.path.rpartition('/')[2]}"))
+        calls.append(Call("LAUNCH", f"/v2/projects/-/locations/-/services/{self._places[0][0].path.rpartition('/')[2]}"))
         return launch(self, function, payload)
 
     with pytest.MonkeyPatch.context() as patch:

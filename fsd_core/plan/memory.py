@@ -96,8 +96,8 @@ class LayerSizes:
             both = 2 * self.held + self.rows
         elif not self.held:  # the first layer of a stage: the next micro-batch may have arrived too
             both = 3 * self.away + self.rows
-        else:  # what arrived, in one block after that; and sums of its own rows, in the lanes of all, and with what arrived
-            both = self.held + 2 * self.away + 3 * self.rows
+        else:  # what arrived, in one block after that; sums of its own rows, in the lanes of all, and with what arrived; what is on its way
+            both = self.held + 2 * self.away + 3 * self.rows + self.sends
         return max(self.held + self.rows + encoded, both) * compiled.WIDTH / (compiled.WIDTH - 1)
 
 
