@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fsd_core import Result, run
+from fsd_core.channel.kept import KEPT_BYTES
 from fsd_core.client import expected
 from fsd_core.client.job import Progress
 from fsd_core.driver import Code, InvokeLimits
@@ -145,7 +146,12 @@ def test_a_rank_that_waits_for_an_earlier_stage_loads_all_that_fits_meanwhile() 
     less = RankSizes(tuple(later)).fitting(10, LIMITS, whole.bytes - 1, 1)
     assert less is not None
     assert READS < less.ahead < 60
-    assert less.bytes < whole.bytes
+    assert less.bytes < whole.bytes - KEPT_BYTES  # which the rank may keep for lost ranks
+    two = RankSizes(tuple(later)).predicted(10, LIMITS, keep=False).bytes
+    small = RankSizes(tuple(later)).fitting(10, LIMITS, two + 60 * MB, 1)
+    assert small is not None
+    assert READS < small.ahead < less.ahead
+    assert small.bytes <= two + 30 * MB
 
 
 def test_smaller_micro_batches_leave_room_for_the_weights() -> None:

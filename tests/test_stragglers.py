@@ -295,13 +295,19 @@ def test_the_sources_of_a_rank_are_those_that_send_to_it() -> None:
 
 
 class Launched:
-    """A spawner that notes what it starts."""
+    """A spawner that notes what it starts. With ``full``, the platform has no function to spare."""
 
-    def __init__(self) -> None:
+    def __init__(self, full: bool = False) -> None:
         self.started: list[tuple[int, int]] = []
+        self.full = full
 
     def start(self, payloads: Sequence[LaunchPayload]) -> None:
         self.started += [(each.rank, each.incarnation) for each in payloads]
+
+    def offer(self, payload: LaunchPayload) -> bool:
+        if not self.full:
+            self.start([payload])
+        return not self.full
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -325,6 +331,24 @@ def test_a_second_function_starts_beside_the_first_or_in_its_place(
     news.add(slow(2, by=0))
     restarts.look(answered=True)  # too late: nobody needs it
     assert spawner.started == [(1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_slow_rank_goes_on_where_no_second_function_starts(
+    at_work: Stragglers, store: Store, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(stragglers, "GATHER_S", 0.0)
+    at_work = at_work if beside else Stragglers(store, KEYS, of_run("queue"))
+    news, spawner, told = NewsList(store, KEYS), Launched(full=True), list[News]()
+    first = LaunchPayload("app", 0, 1, RUN, 0, 0, time.time() + 60)
+    restarts = Restarts(NewsList(store, KEYS), spawner, first, told.append, at_work)  # type: ignore[arg-type]
+    news.add(slow(1, by=0, layer=3))
+    restarts.look(answered=False)
+    assert (spawner.started, told, restarts.recovered([]), restarts.left_over([])) == ([], [], [], None)
+    assert [each.kind for each in news.read()] == ["slow"]
+    news.add(News(kind="lost", rank=1, incarnation=0, reason="killed"))
+    restarts.look(answered=False)
+    assert spawner.started == [(1, 1)]
 
 
 # Who stays

@@ -66,18 +66,29 @@ class Restarts:
             self._add(News(kind="lost", rank=slow.rank, incarnation=slow.incarnation, layer=slow.layer, reason=SLOW))
 
     def _add(self, slow: News) -> None:
-        """Start the next incarnation of a slow rank: beside it, or if they share a queue, in its place."""
+        """Start the next incarnation of a slow rank: beside it, or if they share a queue, in its place.
+
+        The slow one goes on alone if the platform does not start another function now, for instance because other runs use the quota.
+        """
+        if not self._spawner.offer(self._payload(slow)):
+            return
         if self._stragglers.beside:
             self._beside.add(slow.rank)
         else:
             self._news.add(slow)
-        self._restart(slow)
+        self._started(slow)
 
-    def _restart(self, news: News) -> None:
+    def _restart(self, lost: News) -> None:
+        self._spawner.start([self._payload(lost)])
+        self._started(lost)
+
+    def _payload(self, news: News) -> LaunchPayload:
+        return attrs.evolve(self._first, rank=news.rank, incarnation=news.newest)
+
+    def _started(self, news: News) -> None:
         log.warning("rank %d is lost or slow in layer %s (%s): starts its incarnation %d", news.rank, news.layer, news.reason, news.newest)
         self._newest[news.rank] = news.newest
         self._restarts.append(_Restart(news, time.time()))
-        self._spawner.start([attrs.evolve(self._first, rank=news.rank, incarnation=news.newest)])
         try:
             self._tell(news)
         except FsdError as error:  # the ranks hear of it when the new incarnation says hello

@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.channel.kept import KEPT_BYTES
 from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import DENSE_SHARE, compiled
 from fsd_core.model import Csr
@@ -170,18 +171,25 @@ class RankSizes:
     def fitting(self, samples: int, limits: InvokeLimits, budget: int | None, batches: int) -> RankMemory | None:
         """How the rank uses its memory for ``batches`` micro-batches of ``samples`` samples.
 
-        It keeps its weights if they fit and it needs them more than once; else it loads ahead as much as is of use and fits. `None` if no
-        way needs at most ``budget`` bytes (`None`: any).
+        It keeps its weights if they fit and it needs them more than once; else it loads ahead as much as is of use and fits. More than
+        `READS` ahead leave `KEPT_BYTES` for what the rank keeps for lost ranks, or half of the rest of its memory if that is less. `None`
+        if no way needs at most ``budget`` bytes (`None`: any).
         """
         again, all_ahead = batches > 1, max(READS, len(self._starts)) if self.layers else READS
         most = all_ahead if self._begins_later else READS
+
+        def way(keep: bool, ahead: int) -> RankMemory:
+            return self.predicted(samples, limits, keep=keep, ahead=ahead, batches=batches)
+
         if budget is None:
-            return self.predicted(samples, limits, keep=again, ahead=all_ahead if again else most, batches=batches)
+            return way(again, all_ahead if again else most)
         streams = self.predicted(1, limits, keep=True).bytes > budget
-        aheads = [*(most >> halved for halved in range(most.bit_length()) if most >> halved > READS), *range(READS, -1, -1)]
-        ways = [(True, all_ahead)] * (again and not streams) + [(False, ahead) for ahead in aheads]
-        found = (self.predicted(samples, limits, keep=keep, ahead=ahead, batches=batches) for keep, ahead in ways)
-        best = next((each for each in found if each.bytes <= budget), None)
+        rest = max(0, budget - way(False, READS).bytes)
+        aheads = [most >> halved for halved in range(most.bit_length()) if most >> halved > READS]
+        ways = [(True, all_ahead, budget)] * (again and not streams)
+        ways += [(False, ahead, budget - min(KEPT_BYTES, rest // 2)) for ahead in aheads]
+        ways += [(False, ahead, budget) for ahead in range(READS, -1, -1)]
+        best = next((found for keep, ahead, limit in ways if (found := way(keep, ahead)).bytes <= limit), None)
         return None if best is None else attrs.evolve(best, streams=streams)
 
 

@@ -198,12 +198,15 @@ class ShardReader:
             return
         groups = self._groups()
         ahead = _Ahead(lambda number: self._load(*groups[number]), len(groups), self._pool, self._ahead)
-        for _ in groups:
-            layers = ahead.take()
-            if self._kept is not None:
-                self._kept += layers
-            yield layers
-            del layers
+        try:
+            for _ in groups:
+                layers = ahead.take()
+                if self._kept is not None:
+                    self._kept += layers
+                yield layers
+                del layers
+        finally:
+            ahead.stop()
 
     def _load(self, first: int, last: int) -> list[LayerShard]:
         """Read the segments [first, last) in one request, and make them ready to multiply."""
@@ -245,30 +248,38 @@ class _Ahead:
         self._most = most
         self._asked: deque[Future[list[LayerShard]]] = deque()  # not taken yet
         self._next = 0
-        self._running = 0
         self._lock = threading.RLock()  # a task that has ended already calls `_ended` at once
         self._more(most)
 
     def take(self) -> list[LayerShard]:
         """The next group. Raises what ``load`` raised."""
-        self._more(max(1, self._most))
         with self._lock:
-            group = self._asked.popleft()
+            self._more(max(1, self._most))
+            group = self._asked[0]
         layers = group.result()
-        self._more(self._most)
+        with self._lock:
+            self._asked.popleft()
+            self._more(self._most)
         return layers
+
+    def stop(self) -> None:
+        """Load no more, and forget what was loaded: a warm function must not enter its next run with it."""
+        with self._lock:
+            self._next = self._count
+            self._asked.clear()
 
     def _more(self, most: int) -> None:
         with self._lock:
-            while self._next < self._count and len(self._asked) < most and self._running < READS:
-                self._running += 1
-                self._asked.append(self._pool.submit(self._load, self._next))
+            while self._next < self._count and len(self._asked) < most and sum(not each.done() for each in self._asked) < READS:
+                group = self._pool.submit(self._load, self._next)
+                self._asked.append(group)
                 self._next += 1
-                self._asked[-1].add_done_callback(self._ended)
+                group.add_done_callback(self._ended)
 
-    def _ended(self, _: Future[list[LayerShard]]) -> None:
-        with self._lock, suppress(RuntimeError):  # the pool may be shut down
-            self._running -= 1
+    def _ended(self, group: Future[list[LayerShard]]) -> None:
+        if group.cancelled():  # by the pool's `shutdown`, which holds the lock that `submit` takes
+            return
+        with suppress(RuntimeError):  # the pool may be shut down
             self._more(self._most)
 
 
