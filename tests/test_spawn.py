@@ -130,7 +130,7 @@ def test_a_function_that_a_run_can_do_without_is_given_up_soon(tmp_path: Path, m
     resources = PROVIDER.provisioner({"root": str(tmp_path)}).ensure("app", 1, 1)
     retry = Retry(time.time() + 600, Meter())
     store = Store(PROVIDER.objects(resources), retry)
-    spawner = Spawner(Full(LocalInvoker(resources), refusals), store, retry, RunKeys("aa"), [].append)
+    spawner = Spawner(Full(LocalInvoker(resources), refusals), store, retry, RunKeys("aa"), list[Failure]().append)
     payload = LaunchPayload("app", 0, 1, "aa", 0, 0, time.time() + 60, incarnation=1)
     assert spawner.offer(payload) == (refusals == 2)
     assert spawner.check() == (refusals != 2)  # whether it waits for no claim
