@@ -108,7 +108,8 @@ class Way:
             busy.append(pace * split.share * float(split.work_s[first:last, rank].sum()) / platform.gain(split))
             loads.append(sum(split.reads[rank]) / (1e6 * link.mb_per_s) if link else 0.0)
             steps = [step for step in split.steps if first <= step.layer - 1 < last and step.layer > 1]
-            hops.append(sum(step.weight * self._median(*verbs, worst_of=len(step.sources)) for step in steps))
+            slowest = {count: self._median(*verbs, worst_of=count) for count in {len(step.sources) for step in steps}}
+            hops.append(sum(step.weight * slowest[len(step.sources)] for step in steps))
         crowd = platform.crowd(split, float(np.mean(busy)), float(np.mean(hops)))
         one = crowd * np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
         more = split.replica_batches - 1
