@@ -1,8 +1,10 @@
 """Runs on this machine under faults that are drawn from a seed: every kind, every way to split, every channel.
 
-``python benchmarks/chaos.py --schedules 200 --seed 0`` prints how many answers were wrong, how many runs lasted past their deadline, how
-many ended with an error (with seed and reason), and the seconds that deaths cost. A wrong answer is one whose bits differ from those of the
-run without faults. An error is right where a worker hangs: only the stall limit notices that.
+``python benchmarks/chaos.py --schedules 200 --seed 0`` prints how many answers were wrong, how many runs lasted past their deadline, and
+how many ended with an error (with seed and reason). It also prints how many workers were replaced because they died, or because they were
+slow or hung, and the seconds that this cost. A wrong answer is one whose bits differ from those of the run without faults. An error is
+right where a worker hangs and money is the objective, or nobody else works: only the stall limit or the deadline ends that. The exit code
+is 1 after a wrong answer, a run past its deadline, or an error where latency is the objective and a worker that hung has peers.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 
 from fsd_core import Result, run
@@ -44,7 +48,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fsd-chaos-") as folder:
         summary = Chaos(folder).run(range(arguments.seed, arguments.seed + arguments.schedules))
-    print("\n".join(summary))
+    print("\n".join(summary.lines))
+    sys.exit(summary.bad)
 
 
 def schedule(seed: int) -> tuple[dict[str, int], str, str, str]:
@@ -56,13 +61,22 @@ def schedule(seed: int) -> tuple[dict[str, int], str, str, str]:
     faults = [f"{name}={rate * dice.random():.3f}" for name, rate in SERVICES.items() if dice.random() < 0.4]
     if ranks:
         faults.append("kill=" + "+".join(f"{rank}@{dice.randint(1, LAYERS + 1)}" for rank in ranks))
-    if dice.random() < 0.2:
-        faults.append(f"slow={dice.randrange(workers)}:{dice.uniform(1, 20):.1f}")
-    if dice.random() < 0.02:  # such a run ends at its stall limit, after about a minute
+    if dice.random() < 0.2:  # where such a rank is replaced, it may be slower than the run can wait for
+        most = 5.0 if objective == "latency" and workers > 1 else 1.3
+        faults.append(f"slow={dice.randrange(workers)}:{10 ** dice.uniform(0, most):.1f}")
+    if dice.random() < (0.1 if objective == "latency" else 0.02):  # the others end at their stall limit, after about a minute
         faults.append(f"hang={dice.randrange(workers)}@{dice.randint(1, LAYERS)}")
     if dice.random() < 0.3:
         faults.append(f"delay={dice.randint(1, 50)}ms")
     return split, channel, objective, ",".join([*faults, f"seed={seed}"])
+
+
+@attrs.frozen
+class Summary:
+    """What to print, and whether something happened that must not."""
+
+    lines: list[str]
+    bad: bool
 
 
 class Chaos:
@@ -78,36 +92,37 @@ class Chaos:
         self._model, self._inputs = radixnet(1024, LAYERS), open_inputs("random:32:0.4:1", 1024)
         self._undisturbed: dict[str, Result] = {}
 
-    def run(self, seeds: Sequence[int]) -> list[str]:
-        """Run the schedules. Returns the lines of the summary."""
-        wrong, hung, failed, lost = [], [], [], list[float]()
-        deaths = 0
+    def run(self, seeds: Sequence[int]) -> Summary:
+        """Run the schedules."""
+        wrong, hung, failed, unrecovered, lost = list[str](), list[str](), list[str](), list[str](), list[float]()
+        deaths = slow = 0
         for number, seed in enumerate(seeds):
             split, channel, objective, faults = schedule(seed)
             began = time.monotonic()
             try:
                 result = self._start(split, channel=channel, objective=objective, faults=faults)
             except RunFailed as error:
-                failed.append(f"  seed {seed} ({split}, {channel}, {objective}, {faults}): {error}")
+                recovers = "hang=" in faults and objective == "latency" and split != {"workers": 1}
+                (unrecovered if recovers else failed).append(f"  seed {seed} ({split}, {channel}, {objective}, {faults}): {error}")
             else:
-                deaths += len(result.recovered)
+                slow += sum(each["reason"] == "slow" for each in result.recovered)
+                deaths += sum(each["reason"] != "slow" for each in result.recovered)
                 lost += [each["seconds"] for each in result.recovered]
                 if not self._right(result, split):
                     wrong.append(f"  seed {seed}: {split}, {channel}, {objective}, {faults}")
             if time.monotonic() - began > DEADLINE_S + GRACE_S:
                 hung.append(f"  seed {seed}: {time.monotonic() - began:.0f} s")
             if number % 20 == 19:
-                print(
-                    f"{number + 1} of {len(seeds)}: {len(wrong)} wrong, {len(hung)} hung, {len(failed)} failed, {deaths} deaths", flush=True
-                )
-        counts = f"{len(wrong)} wrong answers, {len(hung)} past the deadline"
-        lines = [f"{len(seeds)} schedules from seed {seeds[0]}, {deaths} deaths: {counts}"]
+                counts = f"{len(wrong)} wrong, {len(hung)} past the deadline, {len(failed + unrecovered)} failed"
+                print(f"{number + 1} of {len(seeds)}: {counts}, {deaths} deaths, {slow} slow or hanging", flush=True)
+        counts = f"{len(wrong)} wrong answers, {len(hung)} past the deadline, {len(unrecovered)} hanging workers not replaced"
+        lines = [f"{len(seeds)} schedules from seed {seeds[0]}, {deaths} deaths, {slow} slow or hanging workers replaced: {counts}"]
         if lost:
             median, most = statistics.median(lost), max(lost)
-            lines.append(f"from a report to where the rank was lost: median {median:.2f} s, at most {most:.2f} s")
-        for name, found in (("wrong", wrong), ("past the deadline", hung)):
+            lines.append(f"from a report to where the rank was lost or slow: median {median:.2f} s, at most {most:.2f} s")
+        for name, found in (("wrong", wrong), ("past the deadline", hung), ("not replaced", unrecovered)):
             lines += [f"{name}:", *found] if found else []
-        return [*lines, f"{len(failed)} ended with an error", *failed]
+        return Summary([*lines, f"{len(failed)} ended with another error", *failed], bool(wrong or hung or unrecovered))
 
     def _start(self, split: dict[str, int], **more: Any) -> Result:
         return run(self._model, self._inputs, **(self._options | split | more))

@@ -5,12 +5,15 @@ and bytes are close to those in a cloud. The price of function time is not inclu
 cloud.
 
     python benchmarks/choosing.py --out docs/choosing.svg
+    python benchmarks/choosing.py --workers 30,42                       # a part of the runs; then put its lines into the table of the page
+    python benchmarks/choosing.py --page docs/choosing.md --out docs/choosing.svg     # runs nothing: takes the marks from that table
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import fsd_core
 from fsd_core.cost import Usage, bill, load
@@ -30,6 +33,7 @@ MONEY = FIGURES[-1]
 WORKERS = (2, 4, 8, 14, 20, 30, 42)
 LEARN_S = 5.0  # seconds for which samples of the input are computed
 MEMORY_MB = 1769  # of a function: one core
+HEAD = f"| workers | channel | messages, MB | queue requests | object requests | {' | '.join(f'USD, {name}' for name in TARIFFS)} |"
 
 
 def measure(model: str, inputs: str, counts: list[int], partition: str) -> dict[tuple[str, str], list[float]]:
@@ -37,10 +41,7 @@ def measure(model: str, inputs: str, counts: list[int], partition: str) -> dict[
     network = open_model(model)
     samples = open_inputs(inputs, network.inputs)
     found: dict[tuple[str, str], list[float]] = {(tariff, channel): [] for tariff in TARIFFS for channel in CHANNELS}
-    print(
-        "| workers | channel | messages, MB | queue requests | object requests | " + " | ".join(f"USD, {name}" for name in TARIFFS) + " |"
-    )
-    print("|" + " ---: |" * (5 + len(TARIFFS)))
+    print(f"{HEAD}\n|" + " ---: |" * (5 + len(TARIFFS)))
     for count in counts:
         fsd_core.run(
             network, samples, channel="object", tensor_parallel=count, partition=partition
@@ -59,6 +60,20 @@ def measure(model: str, inputs: str, counts: list[int], partition: str) -> dict[
             sizes = f"{count} | {channel} | {meter['message_bytes_sent'] / 1e6:.2f} | {queue} | {objects}"
             print(f"| {sizes} | " + " | ".join(f"{each:.2f}" for each in usd) + " |", flush=True)
     return found
+
+
+def listed(page: Path, counts: list[int]) -> dict[tuple[str, str], list[float]]:
+    """The same from the first table of ``page`` that `measure` printed. Ends this program if it lacks a line."""
+    lines = page.read_text().partition(f"{HEAD}\n")[2].partition("\n\n")[0].splitlines()
+    rows = {(cells[0], cells[1]): cells for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+    missing = [f"{count} {channel}" for count in counts for channel in CHANNELS if (str(count), channel) not in rows]
+    if missing:
+        sys.exit(f"{page}: expected a table that begins with {HEAD!r} and has lines for {', '.join(missing)}")
+    return {
+        (tariff, channel): [float(rows[str(count), channel][number - len(TARIFFS)]) for count in counts]
+        for number, tariff in enumerate(TARIFFS)
+        for channel in CHANNELS
+    }
 
 
 def expected(model: str, inputs: str, counts: list[int], method: str) -> dict[tuple[str, str], list[float]]:
@@ -117,11 +132,12 @@ def main() -> int:
     parser.add_argument("--input", default="digits")
     parser.add_argument("--workers", default=",".join(map(str, WORKERS)))
     parser.add_argument("--partition", default="hypergraph")
+    parser.add_argument("--page", type=Path, help="a page with a table of runs; default: run them")
     parser.add_argument("--out", help="the file of the plot, an SVG; default: no plot")
     given = parser.parse_args()
     counts = [int(word) for word in given.workers.split(",")]
     predicted = expected(given.model, given.input, counts, given.partition)
-    found = measure(given.model, given.input, counts, given.partition)
+    found = listed(given.page, counts) if given.page else measure(given.model, given.input, counts, given.partition)
     if given.out:
         title = f"{given.model}, {given.input}, {given.partition} partition: lines are predicted, marks are measured"
         plot(found, predicted, counts, title, given.out)

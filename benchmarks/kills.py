@@ -113,7 +113,7 @@ def overhead(runs: Runs, times: int) -> None:
             counts: dict[bool, list[int]] = {True: [], False: []}
             for _ in range(times):
                 for on in (True, False):
-                    found = runs.start(split, channel, recovery=on)
+                    found = runs.start(split, channel, recovery="on" if on else "off")
                     seconds[on].append(found.seconds["total"])
                     counts[on].append(requests(found))
             with_s, without_s = median(seconds[True]), median(seconds[False])

@@ -22,7 +22,7 @@ from fsd_core.common.home import expanded
 from fsd_core.common.textfile import read_text
 from fsd_core.errors import InputError
 from fsd_core.partition import AUTO, Parallel, wished
-from fsd_core.protocol.runconfig import CHANNELS, ENGINES, OBJECTIVES
+from fsd_core.protocol.runconfig import CHANNELS, ENGINES, OBJECTIVES, RECOVERY
 from fsd_core.providers.app_name import APP_NAME
 from fsd_core.providers.registry import installed
 
@@ -111,7 +111,12 @@ class Settings:
         help="Longest time of a run in seconds, from its first launch.",
     )
     outage: float = key(_TIME, default=60.0, help="Seconds that a service may be unreachable before the run fails.")
-    recovery: str = key(choice("on", "off"), default="on", help="on: a worker that dies is replaced; off: its death ends the run.")
+    recovery: str = key(
+        choice(*RECOVERY),
+        default="on",
+        help="on: a worker that dies is replaced, and with --objective latency a slow one too; stragglers: both, whatever the objective; "
+        "deaths: only one that dies; off: a death ends the run.",
+    )
     audit_log: str = key(choice("on", "off"), default="on", help="on: every run leaves an entry in the audit log of its app (fsd audit).")
     seed: int = key(integer(0), default=0, help="Seed of all random choices. A second command with the same seed makes the same choices.")
     app: str = key(APP_NAME, default="fsd", help="Name of the app: the names of all its resources start with it.")

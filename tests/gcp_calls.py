@@ -54,6 +54,10 @@ _RULES = [
     ("GET", r"/v1/(?P<on>.+/cryptoKeys/[^/:]+)", "cloudkms.cryptoKeys.get"),
     ("GET", r"/v1/(?P<on>.+/cryptoKeys/[^/:]+):getIamPolicy", "cloudkms.cryptoKeys.getIamPolicy"),
     ("GET", r"/v1/(?P<on>.+/keyRings/[^/:]+):getIamPolicy", "cloudkms.keyRings.getIamPolicy"),
+    ("POST", r"/v1/projects/[^/]+/locations/[^/]+/repositories", "artifactregistry.repositories.create"),
+    ("GET", r"/v1/(?P<on>projects/[^/]+/locations/[^/]+/repositories/[^/:]+)", "artifactregistry.repositories.get"),
+    ("DELETE", r"/v1/(?P<on>projects/[^/]+/locations/[^/]+/repositories/[^/:]+)", "artifactregistry.repositories.delete"),
+    ("GET", r"/v1/projects/[^/]+/locations/[^/]+/operations/.+", ""),  # of Artifact Registry: asks for no permission
     ("GetTopicRequest", rf"(?P<on>{_T})", "pubsub.topics.get"),
     ("GetSubscriptionRequest", rf"(?P<on>{_Q})", "pubsub.subscriptions.get"),
     ("Topic", rf"(?P<on>{_T})", "pubsub.topics.create"),
@@ -108,7 +112,7 @@ def recorded() -> Iterator[list[Call]]:
         return ask(self, method, asking, to, *more)
 
     def launched(self: Any, function: str, payload: bytes) -> Any:
-        calls.append(Call("LAUNCH", f"/v2/projects/-/locations/-/services/{self._url.path.rpartition('/')[2]}"))
+        calls.append(Call("LAUNCH", f"/v2/projects/-/locations/-/services/{self._places[0][0].path.rpartition('/')[2]}"))
         return launch(self, function, payload)
 
     with pytest.MonkeyPatch.context() as patch:

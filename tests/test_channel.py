@@ -24,6 +24,7 @@ from fsd_core.channel import (
     QueueChannel,
     RankIdentity,
     describe,
+    limits,
     packing,
 )
 from fsd_core.channel import channel as channels
@@ -501,11 +502,11 @@ def test_time_that_the_caller_computes_is_no_stall(make: Make, monkeypatch: pyte
 
 
 def test_a_rank_waits_for_a_peer_that_waits_for_a_late_starter(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "MIN_LIMIT_S", 0.1)
+    monkeypatch.setattr(limits, "MIN_LIMIT_S", 0.1)
     first = make("queue", 0, {0: [2]})
     late = threading.Timer(2.5, lambda: make("queue", 2, {}).send(0, [(0, b"late")]))
     quick = make("queue", 1, {0: [0], 1: [0]})  # hears nothing of rank 2, and of rank 0 only after that did
-    assert quick.stall_limit.seconds == channels.START_S
+    assert quick.stall_limit.seconds == limits.START_S
     first.send(0, [(1, b"of step 0")])
     assert list(quick.receive(0)) == [(0, b"of step 0")]
     late.start()
@@ -517,19 +518,19 @@ def test_a_rank_waits_for_a_peer_that_waits_for_a_late_starter(make: Make, monke
 
 def test_the_stall_limit_follows_the_slowest_step() -> None:
     now = 1000.0
-    stall_limit = channels.StallLimit(17.5, lambda: now)
-    assert stall_limit.seconds == channels.START_S
+    stall_limit = limits.StallLimit(17.5, lambda: now)
+    assert stall_limit.seconds == limits.START_S
     stall_limit.step_ended(0.1)
-    now += channels.START_S - 0.1
-    assert stall_limit.seconds == channels.START_S
+    now += limits.START_S - 0.1
+    assert stall_limit.seconds == limits.START_S
     now += 0.2
     assert stall_limit.seconds == 17.5
     stall_limit.step_ended(2.0)
     stall_limit.step_ended(0.1)
-    assert stall_limit.seconds == 2.0 * channels.SLOWEST_FACTOR
-    assert channels.StallLimit().seconds == channels.START_S
-    stall_limit = channels.StallLimit(2 * channels.START_S, lambda: now)
-    assert stall_limit.seconds == 2 * channels.START_S
+    assert stall_limit.seconds == 2.0 * limits.SLOWEST_FACTOR
+    assert limits.StallLimit().seconds == limits.START_S
+    stall_limit = limits.StallLimit(2 * limits.START_S, lambda: now)
+    assert stall_limit.seconds == 2 * limits.START_S
 
 
 @pytest.mark.parametrize("kind", ["queue", "object", "hybrid"])
@@ -558,7 +559,7 @@ def test_a_wait_past_the_deadline_names_the_missing_ranks(make: Make, kind: str)
     channel.me, began = evolve(channel.me, deadline=time.time()), time.monotonic()
     with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
         list(arrivals)
-    assert time.monotonic() - began < channels.START_S - 10  # which would be a stall
+    assert time.monotonic() - began < limits.START_S - 10  # which would be a stall
     assert caught.value.code is Code.DEADLINE
 
 

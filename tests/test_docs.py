@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from fsd_core.model import Csr, Layer, Model
+from fsd_core.partition import Parallel
+from fsd_core.plan.row_workload import RowWorkload
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -40,3 +50,30 @@ def test_the_table_of_limits_is_what_the_adapters_say():
             "bytes of a launch": import_module(f"fsd_{name}.limits").PAYLOAD_BYTES,
         }
         assert {row: float(re.sub(",", "", rows[row][column])) for row in expected} == expected, name
+
+
+def test_the_page_of_platforms_has_the_figures_that_its_benchmark_found(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(DOCS.parent / "benchmarks"))
+    page, text = import_module("platforms_page"), (DOCS / "platforms.md").read_text()
+    assert page.filled(text, page.rendered(json.loads((DOCS / "platforms.json").read_text()))) == text, 'platforms.py --workloads ""'
+
+
+def test_the_figures_of_platforms_are_what_a_plan_says_today(monkeypatch: pytest.MonkeyPatch):
+    """For the workload `calls`, with a network of the same size as the trained one: its computing takes next to no time."""
+    monkeypatch.syspath_prepend(str(DOCS.parent / "benchmarks"))
+    platforms, widths = import_module("platforms"), (64, 384, 384, 384, 384, 10)
+    kept = json.loads((DOCS / "platforms.json").read_text())["workloads"]["calls"]["rows"]
+    random = np.random.default_rng(0)
+    matrices = [sparse.random(rows, columns, 0.1, "csr", np.float32, random) for columns, rows in pairwise(widths)]
+    layers = tuple(
+        Layer(Csr(each.indptr, each.indices, each.data, each.shape), np.zeros(each.shape[0], np.float32), "relu", None, False)
+        for each in matrices
+    )
+    workload = RowWorkload(Model(layers, "digits"), sparse.csr_matrix(random.random((16, 64), np.float32)))
+    places = [platforms.placed(cloud) for cloud in platforms.CLOUDS]
+    today = list(platforms.grid(workload, [Parallel(), Parallel(pipeline=2)], False, places))
+    assert len(today) == 9
+    for row in today:
+        before = next(each for each in kept if all(each[key] == row[key] for key in ("cloud", "way", "channel")))
+        for key in ("p50", "usd"):
+            assert row[key] == pytest.approx(before[key], rel=0.1), f"{row['cloud']}, {row['way']}: benchmarks/platforms.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,8 @@ import fsd_core
 from fsd_conformance import emulators
 from fsd_conformance.emulators.cloud_run_metadata import PROJECT_NUMBER
 from fsd_core import InputError
-from fsd_gcp import keys, policy
+from fsd_core.errors import DriverError
+from fsd_gcp import images, keys, policy
 from fsd_gcp.api import Api
 from fsd_gcp.names import Names
 from fsd_gcp.policy import Grant
@@ -37,34 +39,70 @@ def new_key(api: Api, name: str, *users: str) -> str:
     return str(made["name"])
 
 
-def test_a_key_encrypts_topics_and_bucket(gcp: Api) -> None:
+def test_a_key_encrypts_topics_bucket_and_function(gcp: Api) -> None:
     key = new_key(gcp, "mine", *keys.users(str(PROJECT_NUMBER)))
     with recorded() as calls:
         made = fsd_core.deploy("gcp", "keyed", {**SETTINGS, "kms_key": key}, workers=1, slots=1)
     needed = {permission for call in calls for permission, _ in call.needs()}
-    assert set(policy.KEY) == {each for each in needed if each.partition(".")[0] in ("cloudkms", "resourcemanager")}
+    function, repository = gcp.call("cloudfunctions", "GET", f"v2/{PLACE}/functions/fsd-keyed"), f"{PLACE}/repositories/fsd-keyed"
+    assert (function["kmsKeyName"], function["buildConfig"]["dockerRepository"]) == (key, repository)
+    assert gcp.call("artifactregistry", "GET", f"v1/{repository}")["kmsKeyName"] == key
     topic = gcp.ask(gcp.pubsub.publisher.get_topic, types.GetTopicRequest.pb()(topic=Names.of(made).topic(0, 0)), "topic")
     assert topic.kms_key_name == key
     assert gcp.storage.get_bucket(made.names["bucket"]).default_kms_key_name == key
-    promises = fsd_core.audit("gcp", "keyed", SETTINGS)
+    with recorded() as audited:
+        promises = fsd_core.audit("gcp", "keyed", SETTINGS)
+    assert {each for call in audited for each, _ in call.needs()} - set(policy.AUDITOR) == {"artifactregistry.repositories.get"}
     assert all(each.holds for each in promises)
-    assert sum(each.found == key for each in promises) == 2
+    assert sum(each.found == key for each in promises) == 4
     bucket = gcp.storage.get_bucket(made.names["bucket"])
     bucket.default_kms_key_name = f"{key}2"
     bucket.patch(retry=None)
-    assert [each.name for each in fsd_core.audit("gcp", "keyed", SETTINGS) if not each.holds] == ["bucket: encrypted at rest"]
+    gcp.finished("removing", gcp.call("artifactregistry", "DELETE", f"v1/{repository}"), "artifactregistry", "v1")
+    broken = [each.name for each in fsd_core.audit("gcp", "keyed", SETTINGS) if not each.holds]
+    assert broken == ["bucket: encrypted at rest", "function's image: encrypted at rest"]
+    fsd_core.deploy("gcp", "keyed", SETTINGS, workers=1, slots=1, repair=True)
+    assert all(each.holds for each in fsd_core.audit("gcp", "keyed", SETTINGS))
     with pytest.raises(InputError, match=rf"\[gcp\] kms_key: app 'keyed' was made with {key}, not {key}2: expected {key}"):
         fsd_core.deploy("gcp", "keyed", {**SETTINGS, "kms_key": f"{key}2"}, workers=1, slots=1)
     assert fsd_core.deploy("gcp", "keyed", SETTINGS, workers=1, slots=1) == made  # who does not name the key does not remove it
-    fsd_core.destroy("gcp", "keyed", SETTINGS)
+    with recorded() as calls:
+        assert "repository fsd-keyed" in fsd_core.destroy("gcp", "keyed", SETTINGS)
+    needed |= {permission for call in calls for permission, _ in call.needs()}
+    assert set(policy.KEY) == {each for each in needed if each.partition(".")[0] in ("artifactregistry", "cloudkms", "resourcemanager")}
+    assert gcp.find("artifactregistry", f"v1/{repository}") is None
+
+
+def test_a_repository_that_is_not_the_apps_is_refused_and_kept(gcp: Api) -> None:
+    key = new_key(gcp, "own", *keys.users(str(PROJECT_NUMBER)))
+    for short, labels, says in (
+        ("fsd-other", {}, "app 'other': a repository fsd-other exists that fsd did not make"),
+        ("fsd-old", {policy.APP_LABEL: "old"}, f"repository fsd-old: is encrypted with keys of Google: expected {key}"),
+    ):
+        wanted = {"format": "DOCKER", "labels": labels}
+        gcp.call("artifactregistry", "POST", f"v1/{PLACE}/repositories", wanted, repositoryId=short)
+        with pytest.raises(InputError, match=re.escape(says)):
+            images.make(gcp, short.removeprefix("fsd-"), key)
+        assert images.remove(gcp, short.removeprefix("fsd-")) == ([f"repository {short}"] if labels else [])
+
+
+@pytest.mark.parametrize("given", ["key", "repository", "another repository"])
+def test_the_emulator_takes_a_key_of_a_function_only_with_a_repository_of_this_key(gcp: Api, given: str) -> None:
+    images.make(gcp, "elsewhere", new_key(gcp, f"of-{given.replace(' ', '-')}"))
+    key, repository = {"kmsKeyName": "mine"}, {"dockerRepository": f"{PLACE}/repositories/fsd-elsewhere"}
+    build = {"runtime": "python312", "entryPoint": "handle", "source": {"storageSource": {"bucket": "none", "object": "none"}}}
+    wanted = {"buildConfig": build | (repository if given != "key" else {}), **(key if given != "repository" else {})}
+    with pytest.raises(DriverError, match=r"expected both or neither|is encrypted with"):
+        gcp.call("cloudfunctions", "POST", f"v2/{PLACE}/functions", wanted, functionId="refused")
+    images.remove(gcp, "elsewhere")
 
 
 def test_a_key_that_may_not_be_used_is_refused_before_anything_is_made(gcp: Api) -> None:
-    storage, pubsub = keys.users(str(PROJECT_NUMBER))
-    disabled = new_key(gcp, "disabled", storage, pubsub)
+    storage, pubsub, *others = keys.users(str(PROJECT_NUMBER))
+    disabled = new_key(gcp, "disabled", storage, pubsub, *others)
     gcp.call("cloudkms", "PATCH", f"v1/{disabled}/cryptoKeyVersions/1", {"state": "DISABLED"}, updateMask="state")
     for key, says in (
-        (new_key(gcp, "half", storage), f"{pubsub.partition(':')[2]} may not use cloudkms.cryptoKeyVersions.useToEncrypt, "),
+        (new_key(gcp, "half", storage, *others), f"{pubsub.partition(':')[2]} may not use cloudkms.cryptoKeyVersions.useToEncrypt, "),
         (disabled, "has purpose ENCRYPT_DECRYPT, state DISABLED: expected ENCRYPT_DECRYPT, ENABLED"),
         (f"{PLACE}/keyRings/ring/cryptoKeys/nothing", "Cloud KMS has no such key"),
         (disabled.replace(REGION, "europe-west1"), f"is in europe-west1: expected a key in {REGION}"),

@@ -47,6 +47,9 @@ def test_it_uses_the_same_names() -> None:
         filled = line.partition('"')[2].rstrip('"').replace("${var.app}", "x").replace("${var.project}", "p")
         assert filled.replace("${var.generation}", "00000001") == made
     assert f"labels   = {{ {policy.APP_LABEL} = var.app }}" in TEXT
+    (repository,) = re.findall(r'resource "google_artifact_registry_repository" "image" \{.*?\n\}', TEXT, re.S)
+    assert "repository_id = local.function" in repository
+    assert names.repository("x", "p", "r") == f"projects/p/locations/r/repositories/{names.function('x')}"
     assert function._description("${var.app}") in TEXT
 
 
@@ -89,7 +92,7 @@ def test_its_defaults_and_the_record_are_those_of_the_settings() -> None:
     assert set(re.findall(r"^\s*(\w+)\s*=", record, re.M)) == wanted | {"service_account", "package", "kms_key"}
     assert f'message_retention_duration = "{queues.RETENTION_S}s"' in TEXT
     assert re.search(rf"age += {policy.KEPT_DAYS}\n", TEXT)
-    assert f'entry_point = "{function.ENTRY}"' in TEXT
+    assert re.search(rf'entry_point += "{function.ENTRY}"', TEXT)
     service = function._service(Resources("x", 1, 1, {**dict.fromkeys(wanted, "1"), "service_account": "a"}))["serviceConfig"]
     for key in (*service, *service["environmentVariables"]):
         snake = key if key.isupper() else re.sub("([A-Z])", lambda found: "_" + found[1].lower(), key)

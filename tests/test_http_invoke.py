@@ -11,7 +11,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -104,9 +104,11 @@ Make = Callable[..., Invoker]
 def make(platform: Platform) -> Iterator[Make]:
     made: list[Invoker] = []
 
-    def build(url: str = "", headers: Callable[[], Mapping[str, str]] = dict, timeout_s: float | None = 60, **more: Any) -> Invoker:
+    def build(
+        urls: Sequence[str] = (), headers: Callable[[], Mapping[str, str]] = dict, timeout_s: float | None = 60, **more: Any
+    ) -> Invoker:
         limits = InvokeLimits(20_000, 10, None, timeout_s, "test", "2025-11-01", failures="launcher")
-        made.append(Invoker(url or platform.url, headers, limits, classify, **more))
+        made.append(Invoker(urls or [platform.url], headers, limits, classify, **more))
         return made[-1]
 
     yield build
@@ -195,10 +197,23 @@ def test_a_function_that_died_is_told_once(make: Make, what: dict[str, object], 
     assert invoker.failures(lambda _: True).taken == []
 
 
+def test_several_addresses_take_turns(platform: Platform, make: Make) -> None:
+    other = Platform()
+    try:
+        invoker = make([platform.url, other.url])
+        launches = [invoker.invoke(WORKER, order(status=503, number=number)) for number in range(6)]
+        assert [finished(launch) for launch in launches] == [Code.UNAVAILABLE] * 6
+        shares = [sorted(json.loads(body)["number"] % 2 for _, body in each.seen) for each in (platform, other)]
+        assert sorted(shares) == [[0, 0, 0], [1, 1, 1]]
+        assert len(invoker.failures(lambda _: True).taken) == 6
+    finally:
+        other.stop()
+
+
 def test_what_was_never_sent_is_lost_but_nobody_died(make: Make) -> None:
     with socket.socket() as taken:  # bound and not listening: refused
         taken.bind(("127.0.0.1", 0))
-        invoker = make(f"http://127.0.0.1:{taken.getsockname()[1]}/")
+        invoker = make([f"http://127.0.0.1:{taken.getsockname()[1]}/"])
         assert finished(invoker.invoke(WORKER, b"{}")) is Code.UNAVAILABLE
         assert invoker.failures(lambda _: True).taken == []
 
@@ -310,12 +325,12 @@ def test_a_certificate_that_nobody_vouches_for_is_sent_nothing(make: Make, tmp_p
     secure.server.socket = context.wrap_socket(secure.server.socket, server_side=True)
     url = secure.url.replace("http:", "https:")
     try:
-        invoker = make(url)
+        invoker = make([url])
         launch = invoker.invoke(WORKER, b"{}")
         assert finished(launch) is Code.UNAVAILABLE
         assert "certificate" in launch.text
         assert secure.seen == []
-        trusting = make(url)
+        trusting = make([url])
         trusting._tls.load_verify_locations(f"{pem}.crt")
         assert finished(trusting.invoke(WORKER, b"{}")) is None
         assert len(secure.seen) == 1
@@ -338,7 +353,7 @@ def test_by_way_of_a_proxy(platform: Platform, make: Make, monkeypatch: pytest.M
         monkeypatch.setenv("NO_PROXY", "")
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("https_proxy", f"http://me:p%40ss@127.0.0.1:{proxy.getsockname()[1]}")
-        invoker = make("https://worker.invalid/")
+        invoker = make(["https://worker.invalid/"])
         assert finished(invoker.invoke(WORKER, b"{}")) is Code.UNAVAILABLE
     assert asked[0].startswith(b"CONNECT worker.invalid:443 ")
     assert b"Proxy-Authorization: Basic bWU6cEBzcw==" in asked[0]

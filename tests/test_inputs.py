@@ -99,6 +99,12 @@ def test_wrong_arrays_are_named(tmp_path, arrays, message):
         open_inputs(str(tmp_path / "x.npz"), 3)
 
 
+def test_a_file_without_samples_is_refused(tmp_path):
+    save_npz(tmp_path / "x.npz", csr_matrix((0, 3), dtype=np.float32))
+    with pytest.raises(InputError, match=r"x\.npz: no samples: expected at least one"):
+        open_inputs(tmp_path / "x.npz", 3)
+
+
 def test_a_sparse_matrix_of_contradicting_arrays_is_refused(tmp_path):
     good = {"format": b"csr", "shape": [2, 3], "data": [1.0, 2.0], "indices": [0, 2], "indptr": [0, 1, 2]}
     wrong = {"indices": [[0, 3], [0, -1]], "indptr": [[0, 1, 9], [0, 9, 2], [0, 2]], "shape": [[2], [2, 2]], "data": [[1.0], ["a", "b"]]}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -181,6 +182,45 @@ def test_layers_one_by_one_and_together_give_equal_bits(each: str) -> None:
         np.testing.assert_allclose(together.dense(), block.dense(), rtol=1e-4, atol=1e-4)
     else:
         assert together.dense().tobytes() == block.dense().tobytes()
+
+
+@pytest.mark.skipif(not compiled.instruction_sets(), reason="the compiled kernel is not built")
+def test_a_wide_block_of_several_pieces_equals_its_parts_bit_for_bit() -> None:
+    """Of 1,024 rows, a piece has 248 lanes. Some samples are not live, some have NaN or infinity; parts have 1 to 472 samples."""
+    rng = np.random.default_rng(5)
+    x = (rng.random((1024, 800)) < rng.random(800) * 0.6).astype(np.float32) * rng.random((1024, 800), np.float32)
+    x[rng.integers(0, 1024, 12), rng.integers(0, 800, 12)] = np.repeat(np.array([np.nan, np.inf, -np.inf], np.float32), 4)
+    live = np.flatnonzero(rng.random(1000) < 0.8)[:800].astype(np.int32)
+    x = x[:, : len(live)]
+    model = radixnet(1024, 3, weights="normal")
+    found = []
+    for name in compiled.instruction_sets():
+        for threads, edges in ((1, (0, 1000)), (2, (0, 1000)), (1, (0, 1, 32, 279, 528, 1000)), (2, (0, 310, 1000))):
+            with compiled.using(name, threads):
+                made = []
+                for layer in model.layers:
+                    assert isinstance(layer.weights, Csr)
+                    finish = Finish(layer.bias, layer.activation, layer.clip, layer.challenge)
+                    arrays = (layer.weights.indptr, layer.weights.indices, layer.weights.values)
+                    made.append(kernel.weights((1024, 1024), arrays, None, None, finish))
+                outs = []
+                for first, last in pairwise(edges):
+                    some = (live >= first) & (live < last)
+                    values = np.hstack([np.zeros((1024, 1), np.float32), x[:, some]])
+                    outs.append(kernel.forward(made, Block(values, live[some] - np.int32(first), last - first)).dense())
+                found.append(np.hstack(outs))
+    assert np.isnan(found[0]).any()
+    for other in found[1:]:
+        same = (other.view(np.uint32) == found[0].view(np.uint32)) | (np.isnan(other) & np.isnan(found[0]))
+        assert same.all()
+    with compiled.using("numpy"):
+        expected = np.zeros((1024, 1000), np.float32)
+        expected[:, live] = x
+        for layer in model.layers:
+            assert isinstance(layer.weights, Csr)
+            with np.errstate(invalid="ignore"):
+                expected = activate(layer.weights.scipy() @ expected, layer.bias, layer.activation, layer.clip, layer.challenge)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_own_rows_and_a_start(each: str) -> None:

@@ -105,7 +105,7 @@ CONFIG = RunConfig(
     version=VERSION, run="ab" * 8, engine="rows", channel="hybrid", workers=2, data=1, pipeline=1, roots=1, branching=4, layers=3,
     batches=[5, 2], keep=[True, False], ahead=[2, 0], shards=["s/0", "s/1"],
     inputs=[["i/0", "i/1"], ["i/2", None]], last=[0, 1], objective="cost", faults=None,
-    started=1.7e9, start_s=65.0, log="info", outage_s=60.0, recovery=True, kept_bytes=1000, frame_key="0f" * 32,
+    started=1.7e9, start_s=65.0, stage_s=0.1, slow_s=5.0, log="info", outage_s=60.0, recovery=True, kept_bytes=1000, frame_key="0f" * 32,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from fsd_core import Result, run
+from fsd_core.channel.kept import KEPT_BYTES
+from fsd_core.client import expected
 from fsd_core.client.job import Progress
 from fsd_core.driver import Code, InvokeLimits
 from fsd_core.errors import InputError, RunFailed
@@ -53,6 +56,15 @@ def test_the_peak_of_each_rank_is_predicted(start: Callable[..., Result], split:
     assert result.memory["predicted_bytes_max"] == max(rank["predicted_bytes"] for rank in result.ranks)
 
 
+def test_what_a_rank_keeps_for_lost_ranks_is_in_its_prediction(start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected, "FORECAST_S", 60.0)
+    model, split = radixnet(1024, 4, weights="normal"), {"tensor_parallel": 2, "channel": "queue", "partition": "block"}
+    keeps, keeps_not = (start(model, "random:300:0.3:1", 2048, recovery=recovery, **split) for recovery in ("on", "off"))
+    for rank, bare in zip(keeps.ranks, keeps_not.ranks, strict=True):
+        assert rank["kept_bytes"] > MB // 2
+        assert rank["predicted_bytes"] - bare["predicted_bytes"] == pytest.approx(rank["kept_bytes"], rel=0.02)
+
+
 def test_a_stage_that_is_larger_than_the_memory_streams(start: Callable[..., Result], model: Model) -> None:
     said: list[str] = []
 
@@ -72,7 +84,7 @@ def test_a_stage_that_is_larger_than_the_memory_streams(start: Callable[..., Res
 def test_a_batch_is_cut_to_the_memory_that_a_function_has(start: Callable[..., Result]) -> None:
     result = start(radixnet(1024, 6), "random:3000:0.4:1", 64, workers=2, channel="queue", partition="block")
     assert result.micro_batches > 1
-    assert result.memory["predicted_bytes_max"] * MARGIN <= 64 * MB
+    assert result.memory["predicted_bytes_max"] <= 64 * MB
 
 
 def test_a_worker_over_its_memory_is_ended_and_says_what_to_do(start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +136,24 @@ def test_less_is_read_ahead_where_the_memory_is_small() -> None:
     assert (kept.keep, kept.streams) == (True, False)
 
 
+def test_a_rank_that_waits_for_an_earlier_stage_loads_all_that_fits_meanwhile() -> None:
+    later = [LayerSizes(16384, 0, 16384, 524_288, number=61)]
+    later += [LayerSizes(16384, 16384, 0, 524_288, number=number) for number in range(62, 121)]
+    whole, first = RankSizes(tuple(later)).fitting(10, LIMITS, 1 << 40, 1), RankSizes(tuple(later[1:])).fitting(10, LIMITS, 1 << 40, 1)
+    assert whole is not None
+    assert first is not None
+    assert (whole.ahead, first.ahead) == (60, READS)  # a request for each layer
+    less = RankSizes(tuple(later)).fitting(10, LIMITS, whole.bytes - 1, 1)
+    assert less is not None
+    assert READS < less.ahead < 60
+    assert less.bytes < whole.bytes - KEPT_BYTES  # which the rank may keep for lost ranks
+    two = RankSizes(tuple(later)).predicted(10, LIMITS, keep=False).bytes
+    small = RankSizes(tuple(later)).fitting(10, LIMITS, two + 60 * MB, 1)
+    assert small is not None
+    assert READS < small.ahead < less.ahead
+    assert small.bytes <= two + 30 * MB
+
+
 def test_smaller_micro_batches_leave_room_for_the_weights() -> None:
     layers = RankSizes(tuple(LayerSizes(1024, 1024, 0, 32_768, 4096, number=number) for number in range(1, 121)))
     limits = LIMITS.__class__(1, None, 96 * MB, None, "", "", process_bytes=34 * MB)
@@ -154,6 +184,24 @@ def test_a_reader_asks_ahead_as_told_and_forgets_what_was_computed(ahead: int) -
             before = weakref.ref(layers[0])
             del layers
     assert len(asked) == 6
+
+
+def test_a_reader_loads_on_while_its_caller_waits() -> None:
+    model = radixnet(16384, 5)
+    parts = partition(model, 1, "block")
+    data, asked, all_asked = build(model, parts, ExchangePlan(model, parts), 0), [], threading.Event()
+
+    def read(key: str, start: int, end: int) -> bytes:
+        asked.append(start)
+        if len(asked) == 6:  # the head, then each layer
+            all_asked.set()
+        return data[start:end]
+
+    with ThreadPoolExecutor(2) as pool:
+        layers = ShardReader("k", read, pool, keep=False, ahead=4).together()
+        assert [layer.number for layer in next(layers)] == [1]
+        assert all_asked.wait(60)
+        assert [layer.number for some in layers for layer in some] == [2, 3, 4, 5]
 
 
 def test_indices_are_those_that_the_kernel_stores() -> None:

@@ -15,6 +15,7 @@ import fsd_core
 import fsd_core.plan.batches
 from fsd_core import ExchangePlan, InputError, Layer, Model
 from fsd_core.cli.main import main
+from fsd_core.client import collect, follow
 from fsd_core.cost import load as load_tariff
 from fsd_core.driver import MessageLimits
 from fsd_core.kernel import Block, Fused, Weights, compiled
@@ -25,6 +26,7 @@ from fsd_core.model import Csr
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
+from fsd_core.plan import ending, simulate
 from fsd_core.plan import facts as facts_module
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
@@ -39,6 +41,7 @@ from fsd_core.plan.traffic import Estimator, of_partition
 from fsd_core.plan.ways import Place
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
+from fsd_core.worker import rank
 
 PLANNED = ("payload_bytes_sent", "message_bytes_sent", "messages_sent", "publish_requests", "publish_units", "message_units_sent")
 SAMPLES = 120
@@ -223,19 +226,24 @@ def test_draws_have_the_quantiles_of_their_table() -> None:
     table, runs = load_table("aws"), 20_000
     sampler = Sampler(table, runs, 1)
     for verb in ("deliver", "put", "start_cold"):
-        found = 1000 * sampler.draw(verb, sampler.functions())
+        found = 1000 * sampler.draw(verb, sampler.client())
         row = table.rows[verb]
         np.testing.assert_allclose(np.quantile(found, [0.5, 0.9, 0.99]), [row.p50_ms, row.p90_ms, row.p99_ms], rtol=0.08)
-    worst = sampler.draw("put", sampler.functions(), worst_of=8.0)
-    each = sampler.draw("put", sampler.functions()[:, None], (runs, 8)).max(axis=1)
+    worst = sampler.draw("put", sampler.client(), worst_of=8.0)
+    each = sampler.draw("put", sampler.client()[:, None], (runs, 8)).max(axis=1)
     assert np.median(worst) == pytest.approx(np.median(each), rel=0.03)
 
 
-def test_a_seed_gives_the_hour_of_the_latency_wrapper() -> None:
-    table = attrs.evolve(load_table("aws"), hour_share=1.0, function_share=0.0)
-    ours = Sampler(table, 3, 0, seeds=(1, 2, 3))
-    theirs = [Draws(Latency(table, seed=seed), 0, 0).next("put") for seed in (1, 2, 3)]
-    np.testing.assert_allclose(ours.draw("put", ours.functions()), theirs, rtol=1e-9)
+def test_a_seed_gives_the_hour_and_the_functions_of_the_latency_wrapper() -> None:
+    table, seeds, ranks = attrs.evolve(load_table("aws"), hour_share=0.5, function_share=0.5), (1, 2, 3), np.arange(2)
+    ours = Sampler(table, 3, 0, seeds=seeds)
+    inner = Sampler(table, 6, 1, like=ours, copies=2, first=np.tile([0, 1], 3))  # of two replicas of one rank
+    theirs = [[Draws(Latency(table, seed=seed), rank, 0).next("put") for rank in (-1, 0, 1)] for seed in seeds]
+    np.testing.assert_allclose(ours.draw("put", ours.client()), [each[0] for each in theirs], rtol=1e-9)
+    np.testing.assert_allclose(ours.draw("put", ours.functions(ranks)), [each[1:] for each in theirs], rtol=1e-9)
+    np.testing.assert_allclose(ours.draw("put", inner.functions(np.arange(1))[::2]), [each[1:2] for each in theirs], rtol=1e-9)
+    starts = [[Draws(Latency(table, seed=seed), rank, 0).start() for rank in ranks] for seed in seeds]
+    np.testing.assert_allclose(ours.starts(np.ones(3, bool), ranks, ours.functions(ranks)), starts, rtol=1e-9)
 
 
 def still(limits: MessageLimits | None = None) -> tuple[Sampler, Outline]:
@@ -254,6 +262,28 @@ def test_a_receive_brings_what_is_there() -> None:
     assert inbox.receives == [2]  # the message was there at 2.0, and the second receive took it
     inbox.finish()
     assert inbox.acks == [1]
+
+
+def test_the_client_looks_as_often_as_it_does() -> None:
+    names = ("FIRST_POLL_S", "LAST_POLL_S", "POLLS_LATE", "ERROR_POLL_S", "CHECK_S")
+    assert [getattr(ending, name) for name in names] == [getattr(follow, name) for name in names]
+    assert (ending.AT_ONCE, simulate.POOL_THREADS) == (collect.AT_ONCE, rank.THREADS)
+    for seconds, get in ((0.5, 0.03), (3.0, 0.03), (20.0, 0.01), (120.0, 0.2)):
+        looks, now = 0, 0.0
+        while now < seconds:
+            looks, now = looks + 1, now + get + min(follow.LAST_POLL_S, max(follow.FIRST_POLL_S, now / follow.POLLS_LATE))
+        assert ending.polls(np.array([seconds]), np.array([get])) == pytest.approx(looks, rel=0.05, abs=1)
+
+
+def test_workers_share_cores_only_while_they_compute(monkeypatch: pytest.MonkeyPatch, facts: Facts) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    split = Estimator(facts).split(Parallel(tensor=8), [0], [SAMPLES])
+    here = platform("local", crowded=True)
+    assert here.crowd(split, 1.0, 0.0) == pytest.approx(4)  # all eight compute all the time
+    assert here.crowd(split, 1.0, 100.0) == 1
+    some = here.crowd(split, 1.0, 4.0)
+    assert some == pytest.approx((1 + 7 * some / (some + 4)) / 2)
+    assert platform().crowd(split, 1.0, 0.0) == 1  # on a cloud each has its own
 
 
 def test_acks_are_full_or_late() -> None:

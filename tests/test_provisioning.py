@@ -284,6 +284,14 @@ def test_a_store_is_removed_after_the_last_object_of_a_late_worker(app: Resource
     assert objects.list("").keys == []
 
 
+def test_a_store_that_an_earlier_call_removed_is_no_error(app: Resources) -> None:
+    def remove() -> None:
+        raise FileNotFoundError(2, "no such bucket")
+
+    with requests() as ours:
+        remove_store(ours, LocalProvider().objects(app), "the store", remove)
+
+
 @pytest.mark.parametrize("app", ["", "Upper", "-x", "x-", "1x", "a_b", "a" * 41, "a\n", "a/b"])
 def test_names_that_no_cloud_takes(app: str) -> None:
     with pytest.raises(InputError, match="app "):

@@ -104,7 +104,7 @@ def azure() -> None:
 
 def launch() -> None:
     limits = InvokeLimits(1 << 20, 1, None, 5.0, "", "")
-    invoker = HttpInvoker("https://function.example/run", dict, limits, lambda _: Code.UNAVAILABLE)
+    invoker = HttpInvoker(["https://function.example/run"], dict, limits, lambda _: Code.UNAVAILABLE)
     launched = invoker.invoke(WORKER, b"{}")
     until(launched.ended.is_set)
     assert launched.code is Code.UNAVAILABLE

@@ -8,6 +8,7 @@ import os
 import tarfile
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 
@@ -66,8 +67,16 @@ def test_every_size_has_32_nonzeros_in_each_row_and_column(neurons, depth, bias)
 
 def test_seeds_change_the_later_copies_only():
     first, same, other = radixnet(1024, 7, 1), radixnet(1024, 7, 1), radixnet(1024, 7, 2)
+    assert first.layers[0].checksum.startswith("bd1b2c313368d358")  # so that plans kept under a recipe are those of this content
     assert first.digest == same.digest != other.digest
     assert [a.checksum == b.checksum for a, b in zip(first.layers, other.layers, strict=True)] == [True] * 6 + [False]
+
+
+def test_arguments_that_make_other_weights_make_another_recipe():
+    made = [radixnet(1024, 2), radixnet(1024, 3), radixnet(4096, 2), radixnet(1024, 2, 1), radixnet(1024, 2, weights="normal")]
+    assert len({model.recipe for model in made}) == 5
+    assert made[0].recipe == radixnet(1024, 2).recipe
+    assert attrs.evolve(made[1], layers=made[0].layers).recipe == ""
 
 
 def test_normal_weights_keep_the_structure_and_the_scale():

@@ -17,6 +17,7 @@ from fsd_core.channel.frames import KEY_BYTES, Frame, Kind
 from fsd_core.channel.kept import KEPT_BYTES, RECORD_BYTES, Kept, Sent, unpack
 from fsd_core.channel.mailbox import Duplicate, Mailbox
 from fsd_core.client.recovery import Restarts
+from fsd_core.client.stragglers import Stragglers
 from fsd_core.common.sealed import Damaged, seal
 from fsd_core.driver import Code, ObjectDriver, Resources
 from fsd_core.errors import DriverError, RunFailed
@@ -29,6 +30,7 @@ from fsd_core.storage.store import Store
 from fsd_core.worker.recovery import Recovery
 from fsd_core.wrappers.around import AroundObjects
 from fsd_local import PROVIDER
+from test_launch import CONFIG
 from waiting import until
 
 RUN = "0a" * 8
@@ -451,7 +453,7 @@ def test_the_client_starts_each_incarnation_once_and_at_most_three(store: Store)
         raise DriverError(Code.UNAVAILABLE, "the queues do not answer")  # it goes on: the new incarnation says hello itself
 
     first = LaunchPayload("app", 0, 1, RUN, 0, 0, time.time() + 60)
-    restarts = Restarts(NewsList(store, KEYS), spawner, first, tell)  # type: ignore[arg-type]
+    restarts = Restarts(NewsList(store, KEYS), spawner, first, tell, Stragglers(store, KEYS, CONFIG))  # type: ignore[arg-type]
     for each in (lost(1, 0, layer=3, reason="a"), lost(1, 0), hello(1, 1), lost(2, 0), lost(1, 1, reason="b")):
         news.add(each)
     restarts.look(answered=False)

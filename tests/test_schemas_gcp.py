@@ -77,7 +77,7 @@ def _project(requests: Rest) -> None:
 
 
 def _keys_and_logs(requests: Rest) -> None:
-    """A key ring, a key, their policies, and the log bucket."""
+    """A key ring, a key, their policies, a repository, and the log bucket."""
     place = f"v1/projects/{PROJECT}/locations/{REGION}"
     ring = requests.call("cloudkms", "POST", f"{place}/keyRings", {}, keyRingId="ring")["name"]
     key = requests.call("cloudkms", "POST", f"v1/{ring}/cryptoKeys", {"purpose": "ENCRYPT_DECRYPT"}, cryptoKeyId="key")["name"]
@@ -86,6 +86,11 @@ def _keys_and_logs(requests: Rest) -> None:
         requests.call("cloudkms", "POST", f"v1/{name}:setIamPolicy", {"policy": policy})
     requests.call("cloudkms", "PATCH", f"v1/{key}/cryptoKeyVersions/1", {"state": "DISABLED"}, updateMask="state")
     assert requests.call("cloudkms", "GET", f"v1/{key}")["primary"]["state"] == "DISABLED"
+    repository = {"format": "DOCKER", "kmsKeyName": key, "labels": {"a": "b"}}
+    requests.make("artifactregistry", "POST", f"{place}/repositories", repository, repositoryId="images")
+    assert requests.call("artifactregistry", "GET", f"{place}/repositories/images")["kmsKeyName"] == key
+    begun = requests.call("artifactregistry", "DELETE", f"{place}/repositories/images")
+    assert requests.call("artifactregistry", "GET", f"v1/{begun['name']}")["done"]
     logs = f"v2/projects/{PROJECT}/locations/global/buckets/_Default"
     days = requests.call("logging", "GET", logs)["retentionDays"]
     requests.call("logging", "PATCH", logs, {"retentionDays": days}, updateMask="retentionDays")

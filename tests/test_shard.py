@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +21,7 @@ from fsd_core.model import Model, radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.model.serial import serial
 from fsd_core.partition import ExchangePlan, partition
-from fsd_core.protocol.shard import LayerShard, ShardReader, build
+from fsd_core.protocol.shard import READS, LayerShard, ShardReader, _Ahead, build
 from networks import networks, some_inputs
 
 
@@ -116,3 +120,62 @@ def test_a_pipeline_reads_each_shard_once_for_all_micro_batches(tmp_path: Path) 
         return run(model, x, settings={"root": str(tmp_path / "root")}, **options).meter["object_bytes_read"]  # type: ignore[arg-type]
 
     assert read(4) < 1.2 * read(64)
+
+
+class LateNews(Executor):
+    """Runs a task at once. Callbacks come late: the thread of a task may be paused between its result and them."""
+
+    def submit(self, task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(task(*args, **kwargs))
+        future.add_done_callback = lambda fn: None  # type: ignore[method-assign,assignment]
+        return future
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 9])
+def test_each_group_is_taken_in_order_though_callbacks_are_late(most: int) -> None:
+    groups: list[list[LayerShard]] = [[] for _ in range(9)]
+    ahead = _Ahead(groups.__getitem__, 9, LateNews(), most)
+    assert all(ahead.take() is group for group in groups)
+
+
+def test_a_pool_shuts_down_while_groups_wait_for_a_thread() -> None:
+    """The shutdown holds the pool's lock while it cancels what waits: a callback must not submit then."""
+    busy, pool, over = threading.Event(), ThreadPoolExecutor(1), threading.Event()
+    pool.submit(busy.wait, 60)  # as sends may keep all threads busy
+    _Ahead(lambda number: [], 9, pool, 9)
+
+    def close() -> None:
+        pool.shutdown(wait=False, cancel_futures=True)
+        over.set()
+
+    threading.Thread(target=close, daemon=True).start()
+    ended = over.wait(20)
+    busy.set()
+    assert ended
+
+
+def test_no_more_than_two_groups_load_at_a_time_and_nothing_is_kept_of_an_iteration_that_ends_early() -> None:
+    loaded: list[weakref.ref[Any]] = []
+    now, most, lock = 0, 0, threading.Lock()
+
+    class Group(list[LayerShard]):
+        """A list with weak references."""
+
+    def load(number: int) -> list[LayerShard]:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        group = Group()
+        with lock:
+            loaded.append(weakref.ref(group))
+            now -= 1
+        return group
+
+    with ThreadPoolExecutor(8) as pool:
+        ahead = _Ahead(load, 40, pool, 40)
+        ahead.take()
+        ahead.stop()
+    assert most <= READS
+    assert [each for each in loaded if each() is not None] == []  # without the garbage collector

@@ -91,6 +91,29 @@ def test_the_driver_of_functions_in_the_guide_passes_its_cases(tmp_path: Path) -
     assert "step 3" not in done.stdout
 
 
+EMULATOR = """
+import os
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+import fsd_core
+from fsd_conformance.emulators import harnesses
+from fsd_core.cli import main
+assert main(["emulators", "up", "mine"]) == 0
+try:
+    harness = harnesses("mine")["mine-server"]()
+    with fsd_core.emulator("mine", start=False):
+        url, cleared = os.environ["MINE_URL"], "MINE_TOKEN" not in os.environ
+        status = urlopen(url, timeout=60).status
+finally:
+    assert main(["emulators", "down", "mine"]) == 0
+try:
+    urlopen(url, timeout=60)
+except URLError:
+    print(harness.emulator.name, harness.settings(Path()), status, cleared)
+"""
+
+
 LAUNCH = """
 import sys, time
 sys.path.insert(0, sys.argv[1])  # here the package is found, in a function it is not
@@ -114,6 +137,28 @@ def test_the_driver_of_functions_in_the_guide_says_why_a_function_cannot_start(t
     command = [sys.executable, "-c", LAUNCH, str(tmp_path / "mine")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "unavailable exit code 70: ModuleNotFoundError: No module named 'fsd_mine'", done.stderr
+
+
+def test_the_emulator_in_the_guide_starts_and_stops(tmp_path: Path) -> None:
+    """The commands find it by the entry point of the skeleton. It answers until ``down``, and ``clears`` removes a variable."""
+    new_provider("mine", tmp_path / "mine")
+    guide = (Path(__file__).parents[1] / "docs" / "writing-a-provider.md").read_text().partition("## An emulator")[2]
+    harness = tmp_path / "mine" / "fsd_mine" / "harness.py"
+    harness.with_name("emulator.py").write_text(guide.partition("```python\n")[2].partition("```\n")[0])
+    text = re.sub(r"    def settings.*?(?=    def finds)", "    emulator, lease_s = MineEmulator, 1.0\n\n", harness.read_text(), flags=re.S)
+    for old, new in (("Harness, Kind", "EmulatedHarness, Kind"), ("(Harness)", "(EmulatedHarness)"), ('"mine": ', "MineEmulator.name: ")):
+        text = text.replace(old, new)
+    text = text.replace("\n\n\nclass", "\nfrom fsd_mine.emulator import MineEmulator\n\n\nclass", 1)
+    harness.write_text(text)
+    with importable(tmp_path / "mine", tmp_path / "metadata"):
+        done = subprocess.run(
+            [sys.executable, "-c", EMULATOR],
+            env=os.environ | {"FSD_HOME": str(tmp_path / "home"), "MINE_TOKEN": "of an account"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.stdout.splitlines()[-1:] == ["mine-server {'lease_s': 1.0} 200 True"], done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -16,10 +17,11 @@ import pytest
 import fsd_core.client.apps
 import fsd_core.client.job
 from fsd_core import run
-from fsd_core.driver import Code, Failure, Failures
+from fsd_core.driver import Code, Failure, Failures, InvokeDriver, Launch
 from fsd_core.errors import RunFailed
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
+from fsd_core.protocol import spawn
 from fsd_core.protocol.spawn import LaunchPayload, Spawner
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.meter import Meter
@@ -96,3 +98,39 @@ def test_failures_of_the_run_are_reported_and_those_of_other_live_runs_are_left(
     assert (reported, platform.left) == (([], [mine, over, other, odd]) if who == "host" else ([mine], [other]))
     counted = meter.snapshot()
     assert (counted["receive_requests"], counted["ack_requests"]) == requests
+
+
+@attrs.frozen
+class Accepted:
+    """A launch of which nothing more is known."""
+
+    text: str = ""
+
+    def poll(self) -> Code | None:
+        return None
+
+
+class Full(AroundInvoker):
+    """A platform that starts no function for a while, because its quota is used up."""
+
+    def __init__(self, inner: InvokeDriver, refusals: int) -> None:
+        super().__init__(inner)
+        self.refusals = refusals
+
+    def invoke(self, function: str, payload: bytes) -> Launch:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise BlockingIOError(errno.EAGAIN, "too many functions")
+        return Accepted()
+
+
+@pytest.mark.parametrize("refusals", [2, 10**6])
+def test_a_function_that_a_run_can_do_without_is_given_up_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int) -> None:
+    monkeypatch.setattr(spawn, "OFFER_S", 60.0 if refusals == 2 else 0.1)
+    resources = PROVIDER.provisioner({"root": str(tmp_path)}).ensure("app", 1, 1)
+    retry = Retry(time.time() + 600, Meter())
+    store = Store(PROVIDER.objects(resources), retry)
+    spawner = Spawner(Full(LocalInvoker(resources), refusals), store, retry, RunKeys("aa"), list[Failure]().append)
+    payload = LaunchPayload("app", 0, 1, "aa", 0, 0, time.time() + 60, incarnation=1)
+    assert spawner.offer(payload) == (refusals == 2)
+    assert spawner.check() == (refusals != 2)  # whether it waits for no claim

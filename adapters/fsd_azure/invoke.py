@@ -34,7 +34,7 @@ class AzureInvoker(http_invoke.HttpInvoker):
         self._names = names
         self._key_lock = threading.Lock()
         self._key = os.environ.get(KEY, "") if RESOURCES in os.environ else ""
-        super().__init__(names["url"], self._headers_of, limits, classify, cut_s=CUT_S)
+        super().__init__([names["url"]], self._headers_of, limits, classify, cut_s=CUT_S)
 
     def _headers_of(self) -> dict[str, str]:
         """The headers with the key. A client requests the key the first time. Raises the SDK's errors."""

@@ -185,11 +185,13 @@ class Api(Requests):
                 return None
             raise
 
-    def finished(self, what: str, operation: dict[str, Any]) -> dict[str, Any]:
-        """Wait for the end of an operation, and return its last state. Raises `DriverError` with the service's text where it failed."""
+    def finished(self, what: str, operation: dict[str, Any], service: str = "cloudfunctions", version: str = "v2") -> dict[str, Any]:
+        """Wait for the end of an operation of a service, and return its last state. Raises `DriverError` with the service's text where it
+        failed.
+        """
 
         def check() -> dict[str, Any] | None:
-            now = operation if operation.get("done") else self.call("cloudfunctions", "GET", f"v2/{operation['name']}")
+            now = operation if operation.get("done") else self.call(service, "GET", f"{version}/{operation['name']}")
             return now if now.get("done") else None
 
         ended = self.until(what, check)

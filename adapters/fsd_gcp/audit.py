@@ -14,6 +14,7 @@ from fsd_core.providers.promises import REPAIR, Promise, exactly, same, shown
 from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.keys import AUDIT, PASSING
 from fsd_core.storage.retry import TRANSIENT
+from fsd_gcp import names as naming
 from fsd_gcp import policy
 from fsd_gcp.api import Api
 from fsd_gcp.names import Names
@@ -129,6 +130,13 @@ def _function(api: Api, had: Resources) -> Iterator[Promise]:
     project, name = had.names["project"], had.names["function"]
     path = f"projects/{project}/locations/{had.names['region']}/functions/{name}"
     found = api.call("cloudfunctions", "GET", f"v2/{path}")
+    key = had.names.get("kms_key") or KEYS
+    yield same("function: encrypted at rest", {name: found.get("kmsKeyName") or KEYS}, key)
+    if key != KEYS:
+        repository = naming.repository(had.app, project, had.names["region"])
+        image = api.find("artifactregistry", f"v1/{repository}")
+        used = {repository: (image.get("kmsKeyName") or KEYS) if image else None}
+        yield same("function's image: encrypted at rest", used, key)
     yield same(
         "function: runs as the app's account", {name: found["serviceConfig"].get("serviceAccountEmail")}, had.names["service_account"]
     )

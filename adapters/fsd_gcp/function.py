@@ -120,7 +120,8 @@ def update(api: Api, resources: Resources, package: Package) -> None:
     """
     name = resources.names["function"]
     with _uploaded(api, resources.names["bucket"], package) as source:
-        wanted, mask = _service(resources) | _build(resources, source), "serviceConfig,buildConfig"
+        wanted = _service(resources) | _build(resources, source)
+        mask = ",".join(wanted)
         begun = api.call("cloudfunctions", "PATCH", f"{_functions(api)}/{name}", wanted, updateMask=mask)
         api.finished(f"changing function {name}", begun)
 
@@ -132,7 +133,13 @@ def url(api: Api, app: str) -> str:
 
 
 def _build(resources: Resources, source: dict[str, Any]) -> dict[str, Any]:
-    return {"buildConfig": {"runtime": resources.names["runtime"], "entryPoint": ENTRY, "source": source}}
+    """What is built, and the key of the image that results: Google takes a key only with a repository that has the same key."""
+    names = resources.names
+    config = {"runtime": names["runtime"], "entryPoint": ENTRY, "source": source}
+    if not (key := names.get("kms_key")):
+        return {"buildConfig": config}
+    repository = naming.repository(resources.app, names["project"], names["region"])
+    return {"buildConfig": config | {"dockerRepository": repository}, "kmsKeyName": key}
 
 
 def _service(resources: Resources) -> dict[str, Any]:

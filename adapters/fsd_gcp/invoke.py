@@ -75,7 +75,7 @@ class GcpInvoker(http_invoke.HttpInvoker):
         names = resources.names
         limits = sized(FUNCTIONS, names["concurrency"], names["memory_mb"], names["timeout_s"])
         self._tokens = IdTokens(names["url"], names["service_account"])
-        super().__init__(names["url"], self._tokens.headers, limits, classify, code_of=_code_of)
+        super().__init__([names["url"]], self._tokens.headers, limits, classify, code_of=_code_of)
 
     def native(self) -> IdTokens:
         """The source of ID tokens: there is no SDK client, only HTTP."""

@@ -13,8 +13,11 @@ _MORE = {ROLE, "roles/owner"}  # of Google's roles, those that allow both
 
 
 def users(number: str) -> list[str]:
-    """The accounts of Cloud Storage and Pub/Sub that use the key, of the project with this number."""
-    return [f"serviceAccount:service-{number}@{service}.iam.gserviceaccount.com" for service in ("gs-project-accounts", "gcp-sa-pubsub")]
+    """The accounts that use the key, of the project with this number: those of Cloud Storage, Pub/Sub, and of the services that build, keep
+    and run the function.
+    """
+    services = ("gs-project-accounts", "gcp-sa-pubsub", "gcf-admin-robot", "gcp-sa-artifactregistry", "serverless-robot-prod")
+    return [f"serviceAccount:service-{number}@{service}.iam.gserviceaccount.com" for service in services]
 
 
 def check(api: Api, key: str) -> None:

@@ -8,7 +8,7 @@ generation          8 hexadecimal digits, new for each set of topics, so that a 
 bucket, function    the names of the bucket and the function
 url                 the URL of the function's service
 service_account     the address of the service account that the function runs as
-kms_key             the name of the key that encrypts topics and bucket; "": keys of Google
+kms_key             the name of the key that encrypts topics, bucket and the function's image; "": keys of Google
 lease_s             the subscriptions' acknowledgement deadline in whole seconds
 receive             "pull" or "stream"
 memory_mb, ...      further settings of the function
@@ -28,7 +28,7 @@ import attrs
 from fsd_core.driver import Resources
 from fsd_core.providers.names import queue_name, shortened
 
-__all__ = ["Names", "bucket", "function", "service_account"]
+__all__ = ["Names", "bucket", "function", "repository", "service_account"]
 
 _BUCKET_CHARS = 63
 _ACCOUNT_CHARS = 30  # the longest id of a service account; the shortest has 6
@@ -43,6 +43,11 @@ def bucket(app: str, project: str) -> str:
 def function(app: str) -> str:
     """The name of the function that runs workers, and of its service."""
     return f"fsd-{app}"
+
+
+def repository(app: str, project: str, region: str) -> str:
+    """The full name of the repository of the function's container image, which an app with a ``kms_key`` has."""
+    return f"projects/{project}/locations/{region}/repositories/fsd-{app}"
 
 
 def service_account(app: str) -> str:

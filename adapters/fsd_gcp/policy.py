@@ -30,12 +30,13 @@ DEPLOYER = (
     *("storage.buckets." + verb for verb in ("create", "delete", "get", "getIamPolicy", "setIamPolicy", "update")),
     *("storage.objects." + verb for verb in ("create", "delete", "get", "list")),
 )
-AUDITOR = (  # the permissions of ``fsd audit``, which only reads
+AUDITOR = (  # the permissions of ``fsd audit``, which only reads; with the key of a user also artifactregistry.repositories.get
     *("cloudfunctions.functions.get", "iam.serviceAccounts.getIamPolicy", "logging.buckets.get", "logging.logEntries.list"),
     *("pubsub.subscriptions.get", "pubsub.subscriptions.getIamPolicy", "pubsub.topics.get", "pubsub.topics.getIamPolicy"),
     *("resourcemanager.projects.getIamPolicy", "run.services.getIamPolicy", "storage.buckets.get", "storage.buckets.getIamPolicy"),
 )
-KEY = (  # the further permissions of ``fsd deploy`` where an app has the key of a user
+KEY = (  # the further permissions of ``fsd deploy`` and ``fsd destroy`` where an app has the key of a user
+    *("artifactregistry.repositories." + verb for verb in ("create", "delete", "get")),
     *("cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.getIamPolicy", "cloudkms.keyRings.getIamPolicy"),
     *("resourcemanager.projects.get", "resourcemanager.projects.getIamPolicy"),
 )

@@ -1,4 +1,4 @@
-"""Makes and removes an app: account, bucket, function, topics, subscriptions, roles. The settings are those of `fsd_gcp.settings`.
+"""Makes and removes an app: account, bucket, repository, function, topics, subscriptions, roles. `fsd_gcp.settings` has the settings.
 
 `fsd_core.providers.provisioning` has the course of ``ensure``. The function comes early, since that decides the generation
 (`fsd_gcp.function`), then come topics, subscriptions and roles.
@@ -22,7 +22,7 @@ from fsd_core.providers.promises import Promise
 from fsd_core.providers.provisioning import AppProvisioner, remove_store
 from fsd_core.providers.settings import RETENTION
 from fsd_core.storage.keys import AUDIT, PASSING
-from fsd_gcp import audit, errors, function, keys, package, policy, queues
+from fsd_gcp import audit, errors, function, images, keys, package, policy, queues
 from fsd_gcp import names as naming
 from fsd_gcp.api import Api
 from fsd_gcp.clients import default
@@ -46,9 +46,11 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
     recipe = staticmethod(package.recipe)
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
-        """Remove function, topics and subscriptions, bucket and account. Returns one line of text for each removed resource."""
+        """Remove function, repository, topics and subscriptions, bucket and account. Returns one line of text for each removed resource."""
         bucket = had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, api.project)
         removed = function.remove(api, app)
+        if had.names.get("kms_key") if had else self.settings.kms_key:
+            removed += images.remove(api, app)
         removed += queues.remove(api, app)
         removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
         return removed + function.remove_account(api, app)
@@ -107,6 +109,8 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
         keys.check(api, names["kms_key"])
         names["service_account"] = self.settings.service_account or function.make_account(api, app)
         _make_bucket(api, app, names)
+        if names["kms_key"]:
+            images.make(api, app, names["kms_key"])
         if api.member:
             api.grant(policy.account(names, api.member))
             api.settling()

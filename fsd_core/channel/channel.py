@@ -14,8 +14,10 @@ from attrs.validators import max_len, min_len
 
 from fsd_core.channel.frames import KEY_BYTES
 from fsd_core.channel.kept import Kept, Sent
+from fsd_core.channel.limits import START_S, StallLimit
 from fsd_core.channel.mailbox import Mailbox
 from fsd_core.channel.news import News
+from fsd_core.channel.slow import SlowSources
 from fsd_core.common import fields
 from fsd_core.common.fields import choice, integer, nullable, text
 from fsd_core.common.sealed import Damaged, seal, unseal
@@ -23,14 +25,11 @@ from fsd_core.driver import Code
 from fsd_core.errors import DamagedContent, FsdError, InputError, RunFailed
 from fsd_core.storage.retry import Retry
 
-__all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "StallLimit", "Superseded"]
+__all__ = ["Aborted", "Channel", "ChannelConfig", "RankIdentity", "Superseded"]
 
 log = logging.getLogger(__name__)
 
-START_S = 65.0  # seconds: `fsd_core.protocol.spawn.start_limit_s` for the default `InvokeLimits.start_s`, and 15 s more
 MAX_MESSAGE_CHARS = 2000  # of an error's text, so that the abort fits one message of every queue service
-MIN_LIMIT_S = 5.0
-SLOWEST_FACTOR = 20.0
 POLL_S = 0.2  # between two checks of the limits while a step waits
 ASK_S = 2.0  # after so long without a payload, a new incarnation asks its sources again; the time doubles with each question
 
@@ -84,7 +83,7 @@ class ChannelConfig:
     For recovery: the channel keeps up to ``kept_bytes`` bytes of what it sends through queues. ``look`` reads the news of the run; a
     channel that looks into the object store anyway calls it. ``ask`` asks ranks again for what they sent from a step on; a channel of a new
     incarnation, or one that dropped something that it could not read, calls it with the step and the ranks while a step waits. It is `None`
-    in a run without recovery.
+    in a run without recovery. ``slow`` finds the sources that are late; `None` in a run that does not replace slow ranks.
     """
 
     me: RankIdentity
@@ -98,38 +97,7 @@ class ChannelConfig:
     kept_bytes: int = 0
     look: Callable[[], object] = lambda: None
     ask: Callable[[int, Sequence[int]], None] | None = None
-
-
-class StallLimit:
-    """The stall limit: the longest time in seconds that a step may wait without the arrival of a payload before the run fails.
-
-    The limit is `SLOWEST_FACTOR` times the duration of the slowest step so far, and at least `MIN_LIMIT_S` and ``min_s`` seconds. In the
-    first ``start_s`` seconds after the construction of this object the limit is also at least ``start_s``, because a rank that starts
-    late delays the ranks that wait for it, and these delay others in later steps. ``clock`` returns the time in seconds.
-    """
-
-    def __init__(self, min_s: float = 0.0, clock: Callable[[], float] = time.monotonic, start_s: float = START_S) -> None:
-        self._start = start_s
-        self._min_s = max(MIN_LIMIT_S, min_s)
-        self._slowest = 0.0
-        self._clock = clock
-        self._first = self._began = clock()
-        self._first_start = start_s
-
-    @property
-    def seconds(self) -> float:
-        """The current stall limit in seconds."""
-        learned = max(self._min_s, SLOWEST_FACTOR * self._slowest)
-        return max(learned, self._start) if self._clock() < self._began + self._start else learned
-
-    def restart(self) -> None:
-        """Begin anew, because a rank was lost: its next incarnation may take as long to start, and then as long as the run has taken."""
-        self._began = self._clock()
-        self._start = self._first_start + self._began - self._first
-
-    def step_ended(self, seconds: float) -> None:
-        """Record the duration of a step. The limit grows if the step was the slowest so far."""
-        self._slowest = max(seconds, self._slowest)
+    slow: SlowSources | None = None
 
 
 class Sending:
@@ -198,6 +166,7 @@ class Channel(abc.ABC):
         self.kept = Kept(config.kept_bytes)
         self.incarnations: dict[int, int] = {}  # by rank: its newest incarnation; without an entry 0
         self._ask_again = config.ask
+        self.slow = config.slow
         self.unread = False  # this rank has dropped a message that it could not read, which may have been one for it
         self._warned = False
         self._lacked: dict[int, int] = {}  # by target: it has all payloads of this rank before this step
@@ -230,6 +199,8 @@ class Channel(abc.ABC):
         """
         self.prepare(step)
         heard_at, ask_s = time.monotonic(), ASK_S
+        if self.slow is not None:
+            self.slow.begins(heard_at - self._step_began)
         while missing := self.mailbox.missing(step):
             for item in self._drain(step):
                 yield item
@@ -237,10 +208,14 @@ class Channel(abc.ABC):
             self._check_sends()
             arrival = self.mailbox.next(step, timeout=POLL_S)
             if arrival is not None:
+                if self.slow is not None:
+                    self.slow.arrived(arrival[0], time.monotonic() - heard_at)
                 yield arrival
                 heard_at, ask_s = time.monotonic(), ASK_S
                 continue
             waited = time.monotonic() - heard_at
+            if self.slow is not None and self.retry.unreachable() is None and self.slow.look(step, missing, waited):
+                self.stall_limit.restart()  # the client gets the time to start another function
             if waited > stalls * self.stall_limit.seconds or time.time() > self.me.deadline:
                 raise RunFailed(Code.DEADLINE, self._who(step, missing, waited), rank=self.me.rank)
             if self._ask_again is not None and (self.me.incarnation or self.unread) and waited > ask_s:
@@ -250,6 +225,12 @@ class Channel(abc.ABC):
         now = time.monotonic()
         self.stall_limit.step_ended(now - self._step_began)  # includes computing: another rank may compute as long
         self._step_began = now
+
+    def batch_ended(self, seconds: float) -> None:
+        """This rank computed a micro-batch in so many seconds: another stage may take as long from one send to the next."""
+        self.stall_limit.step_ended(seconds)
+        if self.slow is not None:
+            self.slow.patience.batch_ended(seconds)
 
     def _drain(self, step: int) -> Iterator[tuple[int, bytes]]:
         while (item := self.mailbox.next(step, timeout=0)) is not None:
@@ -286,6 +267,10 @@ class Channel(abc.ABC):
         rank, mine = news.rank, news.rank == self.me.rank
         if mine and news.newest > self.me.incarnation:
             raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has its place", rank=rank)
+        if news.kind == "slow":
+            if mine and news.newest == self.me.incarnation and self.slow is not None:
+                self.slow.doubt()
+            return
         with self._heed_lock:
             known = self.incarnations.get(rank, 0)
             if mine or news.nonce in self._heeded or news.newest < known:
@@ -296,6 +281,8 @@ class Channel(abc.ABC):
                 self._lacked[rank] = news.step
         if news.newest > known:
             log.warning("rank %d was lost%s: expects its incarnation %d", rank, f" ({news.reason})" if news.reason else "", news.newest)
+            if self.slow is not None:
+                self.slow.patience.restart()
         if news.kind != "lacks" and (news.newest > known or news.step == 0):
             self.stall_limit.restart()
         if news.kind == "hello":

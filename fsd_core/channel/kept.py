@@ -58,6 +58,12 @@ class Kept:
             else:
                 self._sent.append(sent)
 
+    @property
+    def forgot(self) -> bool:
+        """Whether it keeps nothing, because the budget is exceeded."""
+        with self._lock:
+            return self._sent is None
+
     def of(self, target: int, step: int) -> list[Sent] | None:
         """What was sent to ``target`` from ``step`` on, in the order of sending; `None` if it is not kept any more."""
         with self._lock:

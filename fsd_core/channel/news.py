@@ -1,4 +1,4 @@
-"""The news of a run: a numbered list in the object store, in which every process finds the ranks that were lost and those that came back.
+"""The news of a run: a numbered list in the object store, in which every process finds the ranks that were lost, came back, or are slow.
 
 Each entry is created if absent under the next free number, so all processes read the same entries in the same order. A copy of an entry may
 also arrive as a message.
@@ -23,7 +23,7 @@ from fsd_core.storage.store import Store
 __all__ = ["INCARNATIONS", "News", "NewsList"]
 
 INCARNATIONS = 3  # of a rank, in one run
-_KINDS = ("lost", "hello", "lacks")
+_KINDS = ("lost", "hello", "slow", "lacks")
 
 
 def _nonce() -> str:
@@ -36,17 +36,19 @@ class News:
 
     - "lost": ``incarnation`` of ``rank`` died at the time ``at``, in ``layer`` (1-based, `None` if unknown), for ``reason``.
     - "hello": ``incarnation`` of ``rank`` has started, and lacks the payloads of its sources from ``step`` on.
+    - "slow": rank ``by`` waits in ``step`` for ``incarnation`` of ``rank``, and calls it slow.
     - "lacks": ``incarnation`` of ``rank`` has all payloads before ``step`` of the rank that gets this. Only a message, never in the list.
 
     ``nonce`` differs between any two entries. ``at``: seconds since 1970.
     """
 
-    kind: Literal["lost", "hello", "lacks"] = key(choice(*_KINDS))
+    kind: Literal["lost", "hello", "slow", "lacks"] = key(choice(*_KINDS))
     rank: int = key(integer(0))
     incarnation: int = key(integer(0, INCARNATIONS))
     step: int = key(integer(0), default=0)
     layer: int | None = key(nullable(integer(0)), default=None)
     reason: str = key(text(empty=True), default="")
+    by: int | None = key(nullable(integer(0)), default=None)
     at: float = key(number(), default=attrs.Factory(time.time))
     nonce: str = key(text(), default=attrs.Factory(_nonce))
 

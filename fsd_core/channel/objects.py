@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fsd_core.channel.channel import MIN_LIMIT_S, Channel, ChannelConfig, RankIdentity, StallLimit, explain
+from fsd_core.channel.channel import Channel, ChannelConfig, RankIdentity, Superseded, explain
 from fsd_core.channel.frames import TAG_BYTES, tag
+from fsd_core.channel.limits import MIN_LIMIT_S, StallLimit
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
@@ -177,7 +178,21 @@ class ObjectChannel(Channel):
             return
         key, body = self.keys.exchange(step, self.me.rank), bundle(self.me, step, pairs)
         log.debug("puts the payloads of step %d for %d ranks", step, len(pairs))
-        self.submit(lambda: self.store.put_once(key, body))
+        self.submit(lambda: self._put(key, body))
+
+    def _put(self, key: str, body: bytes) -> None:
+        """Put a bundle. Raises `Superseded` if another function of this rank has put it, and is the one to stay.
+
+        That is the next incarnation, which works beside this one and got ahead, or one before, which has ended its work. After a lost reply
+        the bundle may be this function's own; then the next incarnation does the work alone.
+        """
+        if self.store.put_once(key, body) or self.slow is None:
+            return
+        me, following = self.me, self.me.incarnation + 1
+        if self.store.find(self.keys.claim(me.rank, following)) is not None:
+            raise Superseded(Code.PRECONDITION, f"incarnation {following} of this rank is ahead", rank=me.rank)
+        if me.incarnation and self.store.find(self.keys.record(me.rank), 0, 1) is not None:
+            raise Superseded(Code.PRECONDITION, "another incarnation of this rank has done its work", rank=me.rank)
 
     def abort(self, error: RunFailed, retry: Retry) -> None:
         """Do nothing: the ranks that wait read the run's error from the object store themselves."""

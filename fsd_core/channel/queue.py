@@ -13,9 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
 
-from fsd_core.channel.channel import POLL_S, Begun, Channel, ChannelConfig, Sending, StallLimit, Superseded, describe, explain
+from fsd_core.channel.channel import POLL_S, Begun, Channel, ChannelConfig, Sending, Superseded, describe, explain
 from fsd_core.channel.frames import Frame, Kind, Stray, Unverified, pack, split, unpack
 from fsd_core.channel.kept import Sent
+from fsd_core.channel.limits import StallLimit
 from fsd_core.channel.mailbox import Duplicate, Inconsistent, Unexpected
 from fsd_core.channel.news import News
 from fsd_core.channel.packing import RECEIVE_MESSAGES, ack_messages, batched, copies, linger_s, open_receiver, open_receives, piece_bytes

@@ -46,7 +46,8 @@ class Expectation:
     home: Path
 
     def found(self, cut: Cut, staged: Mapping[str, int]) -> dict[str, Any] | None:
-        """The prediction: seconds (p50, p95), parts (mean seconds), meter and usd; `None` if there is none in time.
+        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, and kept (bytes that each rank of a replica keeps of what
+        it sent); `None` if there is none in time.
 
         ``staged``: what the client requested to stage weights and inputs. It is added, because a prediction takes them as staged.
         """
@@ -88,7 +89,8 @@ class Expectation:
             split = work.split(cut.samples).thinned(STEPS)
             options: dict[str, Any] = {"objective": self.objective, "branching": self.branching, "recovery": self.recovery}
             found = predict(split, platform, self.channel, keep=keep, most_batches=BATCHES, **options)
-            return {"seconds": dict(found.seconds), "parts": dict(found.parts), "meter": dict(found.meter), "usd": found.usd}
+            figures = {"seconds": dict(found.seconds), "parts": dict(found.parts), "meter": dict(found.meter), "usd": found.usd}
+            return figures | {"kept": found.kept_by_rank.astype(int).tolist()}
 
         about = (
             work.shards().digest,

@@ -30,7 +30,7 @@ from fsd_core.plan.places import outline_of
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.ways import Given
 from fsd_core.plan.workload import Workload
-from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES
+from fsd_core.protocol.runconfig import CHANNELS, OBJECTIVES, RECOVERY
 from fsd_core.storage.retry import OUTAGE_S
 from fsd_core.wrappers.faults import Faults
 
@@ -111,7 +111,9 @@ def run(
       same partition.
     - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
     - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
-    - ``recovery``: on, the default: a worker that dies is replaced, and the run goes on. off: its death ends the run.
+    - ``recovery``: on, the default: a worker that dies is replaced, and the run goes on; with the objective latency, a worker that is
+      slow or hangs gets a second function too, and the first of the two to get ahead stays. stragglers: both, whatever the objective.
+      deaths: only a worker that dies is replaced. off: a death ends the run.
     - ``audit_log``: on, the default: the run leaves an entry in the audit log of its app, see `read_audit_log`. off: it leaves none.
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
@@ -149,7 +151,8 @@ def run(
     batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, 1)
     timeout, outage = arguments.seconds("timeout", timeout), arguments.seconds("outage", outage)
     seed = arguments.whole("seed", seed)
-    goes_on = arguments.one_of("recovery", recovery, ("on", "off")) == "on"
+    recovery = arguments.one_of("recovery", recovery, RECOVERY)
+    goes_on = recovery != "off"
     audited = arguments.one_of("audit_log", audit_log, ("on", "off")) == "on"
     wrong = None if faults is None else Faults.parse(arguments.text("faults", faults))
     slowed = None if latency is None else Latency.parse(arguments.text("latency", latency))
@@ -214,6 +217,7 @@ def run(
         timeout_s=timeout,
         outage_s=outage,
         recovery=goes_on,
+        stragglers=recovery == "stragglers" or (recovery == "on" and objective == "latency"),
         audit_log=audited,
         began=began,
         note=about,

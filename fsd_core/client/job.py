@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
 SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate until the next stage hears of it: functions may be slow
+SLOW_S = 5.0  # a rank waits at least so long for another one before it calls that one slow
 POOL_THREADS = 8
 RECORDS_S = 5.0  # how long the client waits for the records of all workers once the output is there
 RECORD_S = 60.0  # and then for that of rank 0
@@ -92,6 +93,7 @@ class Job:
     timeout_s: float
     outage_s: float
     recovery: bool  # a rank that is lost gets another function
+    stragglers: bool  # so does a rank that is slow
     audit_log: bool  # the run leaves an entry in the audit log of the app
     began: float  # when the caller began, in seconds since 1970
     note: Mapping[str, str]
@@ -283,7 +285,8 @@ class _Run:
         return LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
 
     def _config(self, content: _Content) -> RunConfig:
-        job, work = self.job, self.job.work
+        job, work, most = self.job, self.job.work, self.invoker.limits.concurrency
+        spare = most is None or most > job.workers  # a function beside all others may run
         return RunConfig(
             version=VERSION,
             run=self.run_id,
@@ -303,6 +306,8 @@ class _Run:
             last=work.last,
             objective=job.objective,
             faults=job.faults,
+            stage_s=work.stage_s,
+            slow_s=SLOW_S if job.stragglers and spare else 0.0,
             log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * work.stage_s,
@@ -354,6 +359,8 @@ class _Run:
         """The output with maxima and sums over the workers' records. Nothing here may fail: the output is paid for."""
         job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
+        found = job.expectation.found(self.batches, self.staged)
+        kept = [min(self.kept_bytes, size) for size in found.pop("kept")] if found else []
         result = work.result(
             run=self.run_id,
             output=answer.output,
@@ -374,12 +381,12 @@ class _Run:
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
-            memory=memory.figures(self.batches, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
+            memory=memory.figures(self.batches, kept, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
             recovered=answer.recovered,
             ranks=ranks,
         )
         if words := left_out(result.missing_ranks):
             warn(f"run {self.run_id}: {words}")
-        if (found := job.expectation.found(self.batches, self.staged)) is not None:
-            result = attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})
-        return result
+        if found is None:
+            return result
+        return attrs.evolve(result, predicted=found | {"lasted": answer.at - self.leasing - answer.stage_s})

@@ -23,11 +23,17 @@ def streaming(cut: Cut, replicas: int) -> tuple[int, str]:
     return count, f"{whose} larger than the memory of a function: read layer by layer, {again}"
 
 
-def figures(cut: Cut, limits: InvokeLimits, replicas: int, ranks: Sequence[dict[str, Any]], peak_bytes: int) -> dict[str, int]:
-    """The ``memory`` of a result. Puts into the record of each rank what was predicted for it."""
+def figures(
+    cut: Cut, kept: Sequence[int], limits: InvokeLimits, replicas: int, ranks: Sequence[dict[str, Any]], peak_bytes: int
+) -> dict[str, int]:
+    """The ``memory`` of a result. Puts into the record of each rank what was predicted for it.
+
+    ``kept``: bytes that each rank of a replica was expected to keep of what it sent, within its budget; empty where nobody knows.
+    """
+    predicted = [rank.bytes + more for rank, more in zip(cut.ranks, kept or [0] * len(cut.ranks), strict=True)]
     for record in ranks:
-        record["predicted_bytes"] = cut.ranks[record["rank"] % len(cut.ranks)].bytes
-    found = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": cut.predicted_bytes, "streamed": streaming(cut, replicas)[0]}
+        record["predicted_bytes"] = predicted[record["rank"] % len(predicted)]
+    found = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": max(predicted), "streamed": streaming(cut, replicas)[0]}
     return found if limits.memory_bytes is None else found | {"limit_bytes": limits.memory_bytes}
 
 

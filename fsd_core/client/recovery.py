@@ -1,4 +1,4 @@
-"""The client's part of recovery: it alone starts the next incarnation of a rank that was lost."""
+"""The client's part of recovery: it alone starts the next incarnation of a rank that was lost, or is slow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from fsd_core.channel import INCARNATIONS, News, NewsList
+from fsd_core.client.stragglers import SLOW, Stragglers
 from fsd_core.driver import Code, Provider, Resources
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.protocol.abort import tell_peers
@@ -35,16 +36,20 @@ class Restarts:
     ``first``: a launch payload of the run, for any rank. ``tell`` sends a copy of an entry to the queues of all ranks.
     """
 
-    def __init__(self, news: NewsList, spawner: Spawner, first: LaunchPayload, tell: Callable[[News], None]) -> None:
+    def __init__(
+        self, news: NewsList, spawner: Spawner, first: LaunchPayload, tell: Callable[[News], None], stragglers: Stragglers
+    ) -> None:
         self._news = news
         self._spawner = spawner
         self._first = first
         self._tell = tell
+        self._stragglers = stragglers
+        self._beside: set[int] = set()  # ranks of which two functions are at work
         self._newest: dict[int, int] = {}
         self._restarts: list[_Restart] = []
 
     def look(self, answered: bool) -> None:
-        """Read the news, and start the next incarnation of each rank that was lost.
+        """Read the news, and start the next incarnation of each rank that was lost. Until the run has ``answered``, also of each slow one.
 
         Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if the run has ``answered``: then no rank has
         anything to do that is worth a new function.
@@ -55,12 +60,35 @@ class Restarts:
                     times = f" ({INCARNATIONS} functions of this rank were lost)" if news.newest >= INCARNATIONS else ""
                     raise RunFailed(Code.UNAVAILABLE, news.reason + times, rank=news.rank, layer=news.layer)
                 self._restart(news)
+            elif news.kind == "slow":
+                self._stragglers.hear(news)
+        for slow in () if answered else self._stragglers.found(self._newest):
+            self._add(News(kind="lost", rank=slow.rank, incarnation=slow.incarnation, layer=slow.layer, reason=SLOW))
 
-    def _restart(self, news: News) -> None:
-        log.warning("rank %d was lost in layer %s (%s): starts its incarnation %d", news.rank, news.layer, news.reason, news.newest)
+    def _add(self, slow: News) -> None:
+        """Start the next incarnation of a slow rank: beside it, or if they share a queue, in its place.
+
+        The slow one goes on alone if the platform does not start another function now, for instance because other runs use the quota.
+        """
+        if not self._spawner.offer(self._payload(slow)):
+            return
+        if self._stragglers.beside:
+            self._beside.add(slow.rank)
+        else:
+            self._news.add(slow)
+        self._started(slow)
+
+    def _restart(self, lost: News) -> None:
+        self._spawner.start([self._payload(lost)])
+        self._started(lost)
+
+    def _payload(self, news: News) -> LaunchPayload:
+        return attrs.evolve(self._first, rank=news.rank, incarnation=news.newest)
+
+    def _started(self, news: News) -> None:
+        log.warning("rank %d is lost or slow in layer %s (%s): starts its incarnation %d", news.rank, news.layer, news.reason, news.newest)
         self._newest[news.rank] = news.newest
         self._restarts.append(_Restart(news, time.time()))
-        self._spawner.start([attrs.evolve(self._first, rank=news.rank, incarnation=news.newest)])
         try:
             self._tell(news)
         except FsdError as error:  # the ranks hear of it when the new incarnation says hello
@@ -75,17 +103,18 @@ class Restarts:
                 me = config.member(first.epoch, -1, first.deadline)
                 tell_peers(provider, resources, first.slot, me, [news], store.retry)
 
-        return Restarts(NewsList(store, RunKeys(first.run)), spawner, first, tell)
+        keys = RunKeys(first.run)
+        return Restarts(NewsList(store, keys), spawner, first, tell, Stragglers(store, keys, config))
 
     def left_over(self, missing: Collection[int]) -> RunFailed | None:
-        """What ends a new incarnation that is still at work although the answer is complete. ``missing``: the ranks without a record."""
-        late = self.ranks.intersection(missing)
+        """What ends an incarnation that may still be at work although the answer is complete. ``missing``: the ranks without a record."""
+        late = self.ranks.intersection(missing) | self._beside
         reason = "it was started again, and is not needed any more"
         return RunFailed(Code.UNAVAILABLE, reason, rank=min(late)) if late else None
 
     @property
     def ranks(self) -> set[int]:
-        """The ranks that were lost."""
+        """The ranks that have more than one incarnation."""
         return set(self._newest)
 
     def recovered(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

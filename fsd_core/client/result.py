@@ -19,7 +19,7 @@ import numpy as np
 from fsd_core.client.outputs import compare, differences, read_expected, read_truth, write_output
 from fsd_core.client.shown import html, tables
 from fsd_core.common import arguments
-from fsd_core.common.fields import integer, key, matching, number, read, table
+from fsd_core.common.fields import boolean, integer, key, matching, number, read, table
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import CELLS, PHASES
 from fsd_core.cost import Bill, Tariff, Usage, bill, tariff_of_run
@@ -61,8 +61,9 @@ class Result:
     - ``reason``: why the planner chose this split or channel, in one sentence; empty if the caller gave both.
     - ``predicted``: what was expected: ``seconds`` (p50, p95), ``parts`` (mean seconds), ``meter``, ``usd``, and ``lasted``, the seconds of
       the run that the first are about; `None` where nothing could be predicted in time.
-    - ``recovered``: the ranks that were lost, in the order of their deaths: ``rank``, ``layer`` (the last one that it began; `None` if
-      unknown), ``seconds`` (from the report of the death until the next function of the rank reached this layer), ``reason``.
+    - ``recovered``: the ranks that were lost, or slow, in the order of the reports: ``rank``, ``layer`` (the last one that it began; `None`
+      if unknown), ``seconds`` (from the report until the next function of the rank reached this layer), ``reason`` ("slow" if it was slow
+      or hung).
     - ``audit``: what became of the run's entry in the audit log of the app: ``entry`` (its number) and ``digest``, or ``error``; and
       ``seconds``, the time that it took after the clean-up. `None`: the run wrote none, because the audit log is off.
     - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``,
@@ -241,6 +242,7 @@ class _RankRecord:
     incarnation: int = key(integer(0), default=0)
     behind_s: float = key(number(), default=0.0)
     kept_bytes: int = key(integer(0), default=0)
+    left: bool = key(boolean(), default=False)  # the worker's record also has what it kept
 
 
 def check_rank(record: Any, where: str = "") -> None:

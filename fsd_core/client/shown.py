@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from fsd_core.client.against import BYTES, REQUESTS, compared
+from fsd_core.client.stragglers import SLOW
 from fsd_core.common.amount import amount
 from fsd_core.cost import tariff_of_run
 from fsd_core.errors import one_line
@@ -56,7 +57,8 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
     ]
     for each in result.recovered:
         where = f" in layer {each['layer']}" if each["layer"] else ""
-        answer.append(("recovered", f"rank {each['rank']}, lost{where}, {each['seconds']:.1f} s: {one_line(each['reason'])}"))
+        became, why = ("slow", "") if each["reason"] == SLOW else ("lost", f": {one_line(each['reason'])}")
+        answer.append(("recovered", f"rank {each['rank']}, {became}{where}, {each['seconds']:.1f} s{why}"))
     if result.audit:
         what = f"entry {result.audit['entry']}" if "entry" in result.audit else f"no entry: {result.audit['error']}"
         answer.append(("audit log", f"{what}, {result.audit['seconds']:.3f} s after the clean-up"))

@@ -230,8 +230,6 @@ class StageWorkload:
         tensor = work.parallel.tensor
         lasts = [max((each.step for each in stage.sections), default=0) for stage in ranks]
         starts = [0, *(max(lasts[: stage * tensor]) for stage in range(1, work.parallel.pipeline))]
-        inputs = np.array([sum(coded(stage.inputs)) for stage in ranks])
-        outputs = np.array([sum(coded(stage.outputs)) for stage in ranks])
         return Split(
             parallel=work.parallel,
             samples=samples,
@@ -241,8 +239,8 @@ class StageWorkload:
             work_s=measured.sample_s * samples * adds / adds.sum(),
             ready_s=ready_s,
             reads=tuple(_reads(*_shard_bytes(work.division, each)) for each in ranks),
-            input_bytes=np.maximum(0.0, inputs - EMPTY_BYTES),
-            output_bytes=np.maximum(0.0, outputs - EMPTY_BYTES),
+            input_bytes=np.array([_beyond(sum(coded(stage.inputs)), stage.inputs) for stage in ranks]),
+            output_bytes=np.array([_beyond(sum(coded(stage.outputs)), stage.outputs) for stage in ranks]),
             loads_first=True,
             cores=measured.cores,
             notes=_notes(measured.sampled, samples),
@@ -279,6 +277,11 @@ class StageWorkload:
             return empty, (sizes[-1] - empty) * self.samples / count
 
         return coded
+
+
+def _beyond(size: float, names: Sequence[str]) -> float:
+    """The bytes of encoded tensors beyond those of an empty block: above 0 where there are any."""
+    return max(1.0, size - EMPTY_BYTES) if names else 0.0
 
 
 def _notes(sampled: int, samples: int) -> tuple[str, ...]:

@@ -62,11 +62,12 @@ def needs(provider: str) -> dict[str, str]:
     entry = entries(PROVIDERS).get(provider)
     if entry is None or entry.dist is None:
         return {}
+    package = entry.dist.name  # read once: each access parses the package's metadata
     lines = [text.partition(";") for text in entry.dist.requires or ()]
     extra = [text for text, _, marker in lines if re.search(rf"extra == ['\"]{re.escape(provider)}['\"]", marker)]
-    wanted = extra or [text for text, _, marker in lines if entry.dist.name != OWN and "extra" not in marker]
+    wanted = extra or [text for text, _, marker in lines if package != OWN and "extra" not in marker]
     names = [re.split(r"[^\w.-]", text.strip())[0] for text in wanted]
-    return dict.fromkeys((name for name in names if name != OWN), f"'{entry.dist.name}[{provider}]'" if extra else entry.dist.name)
+    return dict.fromkeys((name for name in names if name != OWN), f"'{package}[{provider}]'" if extra else package)
 
 
 def files(folder: str, provider: str | None = None) -> dict[str, Path]:

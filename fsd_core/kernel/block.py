@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fsd_core.kernel import compiled
 
-__all__ = ["Block", "stacked", "union"]
+__all__ = ["Block", "in_order", "stacked", "tile_count", "union"]
 
 NARROW = 64  # columns
 SAVED_TILES = 16  # tiles are filled up again if this saves one of this many
@@ -66,9 +66,8 @@ class Block:
 
     def packed(self, width: int) -> Block:
         """The same block in tiles of ``width`` lanes that have the live samples one after another. Copies only if it has to."""
-        lanes = _in_order(len(self.live), width)
-        count = max(1, -(-len(lanes) // max(1, width - 1)))
-        if self.tiles.shape[0::2] == (count, width) and np.array_equal(self.lanes, lanes):
+        lanes = in_order(len(self.live), width)
+        if self.tiles.shape[0::2] == (tile_count(len(lanes), width), width) and np.array_equal(self.lanes, lanes):
             return self
         return Block.of(_moved([self], self.lanes, width, None), lanes, self.live, self.samples)
 
@@ -93,7 +92,7 @@ class Block:
         tiles, _, width = self.tiles.shape
         if tiles == 1 and width != compiled.WIDTH:
             return block.packed(1 + len(block.live))
-        return block.packed(width) if (tiles - max(1, -(-len(block.live) // (width - 1)))) * SAVED_TILES >= tiles else block
+        return block.packed(width) if (tiles - tile_count(len(block.live), width)) * SAVED_TILES >= tiles else block
 
     def over(self, live: NDArray[np.int32]) -> Block:
         """The same block with these live samples, int32 (live,), ascending, which contain all of its own. Copies no activations."""
@@ -127,10 +126,15 @@ def stacked(blocks: Sequence[Block], live: NDArray[np.int32]) -> Block:
     if len(blocks) == 1:
         return blocks[0].over(live).packed(width)
     tiles = _moved([block.over(live) for block in blocks], None, width, None)
-    return Block.of(tiles, _in_order(len(live), width), live, blocks[0].samples)
+    return Block.of(tiles, in_order(len(live), width), live, blocks[0].samples)
 
 
-def _in_order(live: int, width: int) -> NDArray[np.int32]:
+def tile_count(live: int, width: int) -> int:
+    """The number of tiles of ``width`` lanes that ``live`` samples fill: at least 1, because a block has its base."""
+    return max(1, -(-live // max(1, width - 1)))
+
+
+def in_order(live: int, width: int) -> NDArray[np.int32]:
     """The lanes of ``live`` samples that fill tiles of ``width`` lanes one after another, int32 (live,)."""
     order = np.arange(live, dtype=np.int32)
     return order + 1 + order // np.int32(max(1, width - 1))
@@ -140,7 +144,7 @@ def _moved(blocks: Sequence[Block], lanes: NDArray[np.int32] | None, width: int,
     """New tiles of ``width`` lanes with the columns in ``lanes`` (default: those of each block) and the rows ``rows`` (default: all)."""
     height = len(rows) if rows is not None else sum(block.rows for block in blocks)
     live = len(blocks[0].lanes if lanes is None else lanes)
-    tiles = compiled.aligned((max(1, -(-live // max(1, width - 1))), height, width))
+    tiles = compiled.aligned((tile_count(live, width), height, width))
     first = 0
     for block in blocks:
         wanted = block.lanes if lanes is None else lanes

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fsd_core.errors import InputError
 from fsd_core.kernel import compiled
-from fsd_core.kernel.block import Block
+from fsd_core.kernel.block import Block, in_order, tile_count
 from fsd_core.kernel.compiled import WIDTH
 from fsd_core.kernel.multiply import Finish
 from fsd_core.model.activation import curve
@@ -27,6 +27,8 @@ __all__ = ["Fused", "chain"]
 
 BIAS, NONZERO, RELU = 1, 2, 4  # as in kernel.c
 THREAD_TERMS = 1 << 21  # products: fewer are computed in one thread, because a second one takes longer to start
+PIECE_BYTES = 1 << 20  # a wide block is cut into tiles in pieces of this size
+PIECE_TILES = 4  # or of this many tiles, if that is more
 SPAN = 16  # layers that a tile goes through at most before dead samples are looked for
 
 
@@ -106,7 +108,7 @@ def chain(layers: Sequence[Fused], block: Block) -> Block:
     """Take a block through several layers that are `Fused.chained`. Tiles stay in the cache for up to `SPAN` layers."""
     first, span = 0, 2
     while first < len(layers):
-        some = layers[first : first + span]
+        some = layers[first : first + (SPAN if len(block.live) < WIDTH else span)]  # dropped samples save no tile of the only one
         before = len(block.live)
         result, live = _run(some, block, None)
         block = result.kept(live.view(bool))
@@ -119,9 +121,11 @@ def _run(layers: Sequence[Fused], block: Block, start: Block | None) -> tuple[Bl
     """The result of the layers, and which lanes differ from the base: uint8 (tiles * WIDTH,), 0 or 1."""
     kernel = compiled.active()
     assert kernel is not None
-    block = block if block.tiles.shape[2] == WIDTH else block.packed(WIDTH)
     x = np.ascontiguousarray(block.tiles)
-    count, rows, _ = x.shape
+    count, rows, width = x.shape
+    lanes = block.lanes
+    if width != WIDTH:
+        lanes, count = in_order(len(block.live), WIDTH), tile_count(len(block.live), WIDTH)
     y = compiled.aligned((count, layers[-1].rows, WIDTH))
     live = np.empty(count * WIDTH, np.uint8)
     plans = tuple(layer.plan for layer in layers if layer.plan is not None)
@@ -130,9 +134,20 @@ def _run(layers: Sequence[Fused], block: Block, start: Block | None) -> tuple[Bl
     def work(first: int, last: int) -> None:
         compiled.LIB.forward(kernel.number, plans, rows, count, x, add, y, live, first, last)
 
+    def work_in_pieces(first: int, last: int) -> None:
+        """Make some tiles at a time, so that they are still in the cache when they are multiplied, and never all in the memory."""
+        most = max(PIECE_TILES, PIECE_BYTES // max(1, 4 * rows * WIDTH))
+        room = compiled.aligned((min(most, last - first), rows, WIDTH))
+        for at in range(first, last, most):
+            end = min(at + most, last)
+            piece = room[: end - at]
+            some = np.ascontiguousarray(block.lanes[at * (WIDTH - 1) : end * (WIDTH - 1)])
+            compiled.LIB.move(rows, width, x, some, None, rows, WIDTH, piece, 0)
+            compiled.LIB.forward(kernel.number, plans, rows, end - at, piece, None, y[at:end], live[at * WIDTH : end * WIDTH], 0, end - at)
+
     terms = sum(layer.terms for layer in layers) * count * WIDTH
-    compiled.spread(work, count, kernel.threads if terms >= THREAD_TERMS else 1)
-    return Block.of(y, block.lanes, block.live, block.samples), live
+    compiled.spread(work if width == WIDTH else work_in_pieces, count, kernel.threads if terms >= THREAD_TERMS else 1)
+    return Block.of(y, lanes, block.live, block.samples), live
 
 
 def _rule(finish: Finish | None) -> tuple[int, float, str]:

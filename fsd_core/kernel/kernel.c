@@ -17,14 +17,17 @@
 #define WIDTH 32
 #define HEIGHT 8                 /* rows of the highest block */
 #define GATHERED 64              /* inputs that are gathered into a buffer in the first cache, at most */
+#define MOVED 4                  /* tiles that are filled at a time, so that a long row is read in longer parts */
 #define CACHED_BYTES (512 << 10) /* tiles that go through several layers together, so that they stay in the second cache */
 enum { BIAS = 1, NONZERO = 2, RELU = 4 }; /* NONZERO: the bias is added only where the sum is not zero */
 
 /* Weights in blocks of 8, 4, 2 or 1 rows that read the same inputs: such rows share the loads of their inputs. */
 typedef struct {
-    int32_t rows, columns, blocks, rule;
+    int32_t rows, columns, blocks;
+    int32_t always;    /* -1: the bias is added to every sum; 0: only to sums that are not zero */
+    float floor;       /* results up to this number become zero: 0 for relu, else NaN, which no number reaches */
     float top;         /* the clip of relu, or infinity */
-    float *bias;       /* (rows,) */
+    float *bias;       /* (rows,); without a bias -0, which changes no sum */
     int32_t *terms;    /* (blocks,): inputs that the rows of a block read */
     int32_t *heights;  /* (blocks,): rows of a block */
     int32_t *same;     /* (blocks,): how many blocks from this one on read the same inputs: 1 for the last of them */
@@ -34,10 +37,10 @@ typedef struct {
     float *weights;    /* for each block (terms, height) */
 } Plan;
 
-/* The numbers of gathered inputs. */
-static const int32_t SERIES[GATHERED] = {
-    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+#define FOUR(n) n, n + 1, n + 2, n + 3
+#define SIXTEEN(n) FOUR(n), FOUR(n + 4), FOUR(n + 8), FOUR(n + 12)
+static const int32_t SERIES[GATHERED] = {SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48)}; /* the numbers of gathered inputs */
+#define UNROLL _Pragma("GCC unroll 8")
 
 typedef void Tile(const Plan *, const float *, const float *, float *, int32_t *);
 
@@ -114,9 +117,8 @@ static int has(int set) { (void)set; return 1; }
 
 static void drop(Plan *plan) {
     if (!plan) return;
-    free(plan->bias); free(plan->terms); free(plan->heights); free(plan->same);
-    free(plan->outputs); free(plan->indices); free(plan->weights);
-    free(plan);
+    free(plan->bias), free(plan->terms), free(plan->heights), free(plan->same);
+    free(plan->outputs), free(plan->indices), free(plan->weights), free(plan);
 }
 
 static void drop_capsule(PyObject *capsule) { drop(PyCapsule_GetPointer(capsule, "plan")); }
@@ -140,8 +142,7 @@ static int link_rows(int32_t rows, const int64_t *indptr, const int32_t *indices
             int64_t from = indptr[head[at]];
             if (indptr[head[at] + 1] - from == count && !memcmp(indices + from, own, 4 * (size_t)count)) break;
         }
-        first[row] = head[at] < 0;
-        next[row] = -1;
+        first[row] = head[at] < 0, next[row] = -1;
         if (first[row]) head[at] = row;
         else next[last[at]] = row;
         last[at] = row;
@@ -150,12 +151,18 @@ static int link_rows(int32_t rows, const int64_t *indptr, const int32_t *indices
     return 0;
 }
 
-/* Fill a plan whose arrays have room for one block per row. */
+/* Fill a plan whose arrays have room for one block per row; it gets its indices here. */
 static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const float *values) {
-    int32_t *next = array(plan->rows), *output = plan->outputs, *index = plan->indices;
+    int32_t *next = array(plan->rows), *output = plan->outputs, *index = NULL;
     char *first = malloc((size_t)plan->rows + 1);
     float *weight = plan->weights;
     int failed = !next || !first || link_rows(plan->rows, indptr, indices, next, first);
+    if (!failed) { /* equal rows share their inputs; room for exactly these, because what is freed later leaves gaps in the heap */
+        for (int32_t row = 0; row < plan->rows; row++)
+            if (first[row]) plan->inputs += indptr[row + 1] - indptr[row];
+        index = plan->indices = array(plan->inputs);
+        failed = !index;
+    }
     for (int32_t row = 0; !failed && row < plan->rows; row++) {
         int32_t terms = (int32_t)(indptr[row + 1] - indptr[row]), members[HEIGHT];
         int32_t begin = plan->blocks;
@@ -165,8 +172,7 @@ static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const
             height = height >= 8 ? 8 : height >= 4 ? 4 : height >= 2 ? 2 : 1;
             for (int32_t e = 0; e < terms; e++)
                 for (int32_t r = 0; r < height; r++) *weight++ = values[indptr[members[r]] + e];
-            memcpy(output, members, 4 * (size_t)height);
-            output += height;
+            memcpy(output, members, 4 * (size_t)height), output += height;
             plan->terms[plan->blocks] = terms;
             plan->heights[plan->blocks++] = height;
             at = next[members[height - 1]];
@@ -174,17 +180,8 @@ static int fill(Plan *plan, const int64_t *indptr, const int32_t *indices, const
         for (int32_t b = begin; b < plan->blocks; b++) plan->same[b] = plan->blocks - b;
         if (plan->blocks > begin) memcpy(index, indices + indptr[row], 4 * (size_t)terms), index += terms;
     }
-    free(next);
-    free(first);
-    if (failed) return -1;
-    plan->inputs = index - plan->indices; /* equal rows share their inputs */
-    int32_t *exact = array(plan->inputs);
-    if (exact) { /* a copy: a block that only shrinks leaves a gap that the next plan does not fit into */
-        memcpy(exact, plan->indices, 4 * (size_t)plan->inputs);
-        free(plan->indices);
-        plan->indices = exact;
-    }
-    return 0;
+    free(next), free(first);
+    return failed ? -1 : 0;
 }
 
 static PyObject *py_plan(PyObject *self, PyObject *args) {
@@ -213,11 +210,12 @@ static PyObject *py_plan(PyObject *self, PyObject *args) {
     if (wrong) {
         PyErr_SetString(PyExc_ValueError, wrong);
     } else if ((plan = calloc(1, sizeof(Plan)))) {
-        plan->rows = rows, plan->columns = columns, plan->rule = rule, plan->top = top;
+        plan->rows = rows, plan->columns = columns, plan->always = (rule & BIAS) && (rule & NONZERO) ? 0 : -1;
+        plan->floor = rule & RELU ? 0 : NAN, plan->top = rule & RELU ? top : INFINITY;
         plan->bias = array(rows), plan->terms = array(rows), plan->heights = array(rows), plan->same = array(rows), plan->outputs = array(rows);
-        plan->indices = array(count), plan->weights = array(count);
-        if (plan->bias && plan->terms && plan->heights && plan->same && plan->outputs && plan->indices && plan->weights) {
-            memcpy(plan->bias, bias.buf, 4 * (size_t)rows);
+        plan->weights = array(count);
+        if (plan->bias && plan->terms && plan->heights && plan->same && plan->outputs && plan->weights) {
+            for (int32_t row = 0; row < rows; row++) plan->bias[row] = rule & BIAS ? ((const float *)bias.buf)[row] : -0.0f;
             if (fill(plan, starts, read, values.buf) == 0) capsule = PyCapsule_New(plan, "plan", drop_capsule);
         }
         if (!capsule) drop(plan);
@@ -252,8 +250,7 @@ static int through(Plan **plans, Py_ssize_t count, Tile *tile, int64_t rows, con
                      mark ? differs : NULL);
                 for (int k = 0; mark && k < WIDTH; k++) live[(begin + t) * WIDTH + k] = differs[k] != 0;
             }
-            from = to;
-            before = after;
+            from = to, before = after;
         }
     }
     free(scratch);
@@ -276,10 +273,7 @@ static PyObject *py_forward(PyObject *self, PyObject *args) {
         wrong |= plans[n]->columns > before;
         before = plans[n]->rows;
     }
-    if (!plans) {
-        PyErr_NoMemory();
-        goto end;
-    }
+    if (!plans) { PyErr_NoMemory(); goto end; }
     wrong |= x.len != 4 * (int64_t)WIDTH * rows * tiles || y.len != 4 * (int64_t)WIDTH * before * tiles || live.len != (int64_t)WIDTH * tiles;
     wrong |= start.buf && (start.len != y.len || count > 1);
     if (wrong) {
@@ -292,8 +286,7 @@ static PyObject *py_forward(PyObject *self, PyObject *args) {
     Py_END_ALLOW_THREADS
     result = failed ? PyErr_NoMemory() : Py_NewRef(Py_None);
 end:
-    free(plans);
-    PyBuffer_Release(&x), PyBuffer_Release(&y), PyBuffer_Release(&live);
+    free(plans), PyBuffer_Release(&x), PyBuffer_Release(&y), PyBuffer_Release(&live);
     if (start.buf) PyBuffer_Release(&start);
     return result;
 }
@@ -347,25 +340,35 @@ static PyObject *py_move(PyObject *self, PyObject *args) {
     wrong |= offset < 0 || offset + taken > into_rows;
     for (int64_t i = 0; !wrong && i < count; i++) wrong = rows && (lane[i] < 0 || lane[i] >= from * there);
     for (int64_t i = 0; !wrong && pick && i < taken; i++) wrong = pick[i] < 0 || pick[i] >= rows;
-    int64_t *place = wrong ? NULL : malloc(8 * (size_t)to);
+    int64_t *places = wrong ? NULL : malloc(8 * (size_t)to * MOVED);
     if (wrong) PyErr_SetString(PyExc_ValueError, "lanes, rows or tiles are outside the shape of the tiles");
-    else if (!place) PyErr_NoMemory();
+    else if (!places) PyErr_NoMemory();
     else {
         Py_BEGIN_ALLOW_THREADS
-        for (int64_t t = 0; rows && t < tiles; t++) {
-            place[0] = 0;
-            for (int64_t k = 1; k < to; k++) {
-                int64_t i = t * (to - 1) + k - 1, at = i < count ? lane[i] : 0;
-                place[k] = at / from * rows * from + at % from;
+        for (int64_t first = 0; rows && first < tiles; first += MOVED) {
+            int64_t some = tiles - first < MOVED ? tiles - first : MOVED, run[MOVED]; /* lanes after lane 0 that are neighbours in source */
+            for (int64_t t = 0; t < some; t++) {
+                int64_t *place = places + t * to, before = (first + t) * (to - 1);
+                for (int64_t k = 0; k < to; k++) {
+                    int64_t at = k && before + k - 1 < count ? lane[before + k - 1] : 0;
+                    place[k] = at / from * rows * from + at % from;
+                }
+                for (run[t] = to > 1; run[t] > 0 && run[t] + 1 < to && place[run[t] + 1] == place[1] + run[t];) run[t]++;
             }
             for (int64_t r = 0; r < taken; r++) {
                 const float *row = (const float *)source.buf + (pick ? pick[r] : r) * from;
-                float *into = (float *)target.buf + (t * into_rows + offset + r) * to;
-                for (int64_t k = 0; k < to; k++) into[k] = row[place[k]];
+                for (int64_t t = 0; t < some; t++) {
+                    const int64_t *place = places + t * to;
+                    float *into = (float *)target.buf + ((first + t) * into_rows + offset + r) * to;
+                    into[0] = row[0];
+                    if (run[t] == WIDTH - 1) memcpy(into + 1, row + place[1], 4 * (WIDTH - 1)); /* a constant size: no call */
+                    else if (run[t]) memcpy(into + 1, row + place[1], 4 * (size_t)run[t]);
+                    for (int64_t k = run[t] + 1; k < to; k++) into[k] = row[place[k]];
+                }
             }
         }
         Py_END_ALLOW_THREADS
-        free(place);
+        free(places);
     }
     PyBuffer_Release(&source), PyBuffer_Release(&lanes), PyBuffer_Release(&target);
     if (picked.buf) PyBuffer_Release(&picked);

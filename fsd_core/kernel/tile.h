@@ -14,51 +14,63 @@ typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES), aligned(4), ma
 #define FLOATS NAME(floats)
 #define INTS NAME(ints)
 
-/* Bias, activation and clip of one vector of sums. A NaN stays NaN; relu makes +0 of -0, as numpy does. */
-static TARGET inline __attribute__((always_inline)) void NAME(finish)(FLOATS *sum, const Plan *plan, float bias) {
-    FLOATS z = *sum;
+/* A vector of this number. (An addition to zeros would make +0 of -0.) */
+static TARGET inline __attribute__((always_inline)) FLOATS NAME(all)(float number) {
+    int32_t bits;
+    memcpy(&bits, &number, 4);
+    return (FLOATS)((INTS){0} + bits);
+}
+
+/* Bias, activation and clip of one vector of sums, without a branch: a plan without one of them has a number there that changes nothing.
+   A NaN stays NaN; relu makes +0 of -0, as numpy does. */
+static TARGET inline __attribute__((always_inline)) FLOATS NAME(finish)(FLOATS z, FLOATS bias, INTS always, FLOATS floor, FLOATS top) {
     const FLOATS zero = {0};
-    if (plan->rule & BIAS) {
-        INTS added = (INTS)(zero + bias);
-        if (plan->rule & NONZERO) added &= z != zero;
-        z += (FLOATS)added;
-    }
-    if (plan->rule & RELU) {
-        z = (FLOATS)((INTS)z & ~(z <= zero));
-        INTS over = z > zero + plan->top;
-        z = (FLOATS)(((INTS)z & ~over) | ((INTS)(zero + plan->top) & over));
-    }
-    *sum = z;
+    z += (FLOATS)((INTS)bias & ((z != zero) | always));
+    z = (FLOATS)((INTS)z & ~(z <= floor));
+    const INTS over = z > top;
+    return (FLOATS)(((INTS)z & ~over) | ((INTS)top & over));
 }
 
 /* COUNT rows that read the same inputs. weights[e * stride + r] is the weight of row r for input indices[e]. A lane of ``differs`` gets
-   bits where the result of the lane is not that of lane 0. */
+   bits where the result of the lane is not that of lane 0. The loops over rows and vectors are unrolled, or gcc keeps the sums in memory. */
 #define DEFINE(COUNT)                                                                                                                   \
     static TARGET inline __attribute__((always_inline)) void NAME(rows##COUNT)(                                                         \
         const Plan *plan, const int32_t *indices, int32_t terms, const float *weights, int32_t stride, const int32_t *outputs,          \
         const float *x, const float *start, float *y, int32_t *differs) {                                                               \
+        const FLOATS zero = {0}, floor = NAME(all)(plan->floor), top = NAME(all)(plan->top);                                            \
+        const INTS always = (INTS){0} + plan->always;                                                                                   \
         for (int lane = 0; lane < WIDTH; lane += VECTORS * LANES) {                                                                     \
             FLOATS sum[COUNT][VECTORS];                                                                                                 \
-            for (int r = 0; r < COUNT; r++)                                                                                             \
-                for (int v = 0; v < VECTORS; v++)                                                                                       \
-                    sum[r][v] = start ? *(const FLOATS *)(start + (int64_t)outputs[r] * WIDTH + lane + v * LANES) : (FLOATS){0};        \
+            INTS unlike[VECTORS];                                                                                                       \
+            UNROLL for (int v = 0; v < VECTORS; v++) unlike[v] = (INTS){0};                                                             \
+            UNROLL for (int r = 0; r < COUNT; r++)                                                                                      \
+                UNROLL for (int v = 0; v < VECTORS; v++) sum[r][v] = zero;                                                              \
+            if (start) {                                                                                                                \
+                UNROLL for (int r = 0; r < COUNT; r++)                                                                                  \
+                    UNROLL for (int v = 0; v < VECTORS; v++)                                                                            \
+                        sum[r][v] = *(const FLOATS *)(start + (int64_t)outputs[r] * WIDTH + lane + v * LANES);                          \
+            }                                                                                                                           \
             for (int32_t e = 0; e < terms; e++) {                                                                                       \
                 const float *from = x + (int64_t)indices[e] * WIDTH + lane;                                                             \
                 FLOATS read[VECTORS];                                                                                                   \
-                for (int v = 0; v < VECTORS; v++) read[v] = *(const FLOATS *)(from + v * LANES);                                        \
-                for (int r = 0; r < COUNT; r++)                                                                                         \
-                    for (int v = 0; v < VECTORS; v++) MADD(sum[r][v], weights[(int64_t)e * stride + r], read[v]);                       \
+                UNROLL for (int v = 0; v < VECTORS; v++) read[v] = *(const FLOATS *)(from + v * LANES);                                 \
+                UNROLL for (int r = 0; r < COUNT; r++)                                                                                  \
+                    UNROLL for (int v = 0; v < VECTORS; v++) MADD(sum[r][v], weights[(int64_t)e * stride + r], read[v]);                \
             }                                                                                                                           \
-            for (int r = 0; r < COUNT; r++) {                                                                                           \
+            UNROLL for (int r = 0; r < COUNT; r++) {                                                                                    \
                 float *to = y + (int64_t)outputs[r] * WIDTH;                                                                            \
-                for (int v = 0; v < VECTORS; v++) {                                                                                     \
-                    NAME(finish)(&sum[r][v], plan, plan->bias[outputs[r]]);                                                             \
+                const FLOATS bias = NAME(all)(plan->bias[outputs[r]]);                                                                  \
+                UNROLL for (int v = 0; v < VECTORS; v++) {                                                                              \
+                    sum[r][v] = NAME(finish)(sum[r][v], bias, always, floor, top);                                                      \
                     *(FLOATS *)(to + lane + v * LANES) = sum[r][v];                                                                     \
                 }                                                                                                                       \
-                if (differs)                                                                                                            \
-                    for (int v = 0; v < VECTORS; v++)                                                                                   \
-                        *(INTS *)(differs + lane + v * LANES) |= sum[r][v] != (FLOATS){0} + to[0];                                      \
+                if (differs) {                                                                                                          \
+                    const FLOATS base = NAME(all)(to[0]);                                                                               \
+                    UNROLL for (int v = 0; v < VECTORS; v++) unlike[v] |= sum[r][v] != base;                                            \
+                }                                                                                                                       \
             }                                                                                                                           \
+            if (differs)                                                                                                                \
+                UNROLL for (int v = 0; v < VECTORS; v++) *(INTS *)(differs + lane + v * LANES) |= unlike[v];                            \
         }                                                                                                                               \
     }
 DEFINE(1)

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from fsd_core.latency.spec import Latency
 from fsd_core.latency.table import Row
 
-__all__ = ["TAIL_INDEX", "Z90", "Z99", "Draws", "hour", "quantile_ms"]
+__all__ = ["TAIL_INDEX", "Z90", "Z99", "Draws", "function", "hour", "quantile_ms"]
 
 TAIL_INDEX = 4.0  # measured: 3.3 to 4.6 for the slowest 1 % and 0.1 % of requests to S3
 _THREE = struct.Struct("<3Q")
@@ -41,6 +41,11 @@ def hour(seed: int) -> float:
     return _numbers(f"{seed}/hour")[0]
 
 
+def function(seed: int, rank: int, attempt: int = 0) -> float:
+    """The factor that all requests of one function of a run with this seed share, as standard deviations. ``rank`` -1 is the client."""
+    return _numbers(f"{seed}/{rank}/{attempt}/function")[0]
+
+
 class Draws:
     """The draws of one function. ``rank`` -1 is the client. Thread-safe."""
 
@@ -48,8 +53,8 @@ class Draws:
         self.latency = latency
         self._key = f"{latency.seed}/{rank}/{attempt}"
         table = latency.table
-        function, _ = _numbers(f"{self._key}/function")
-        self._shared = math.sqrt(table.hour_share) * hour(latency.seed) + math.sqrt(table.function_share) * function
+        own = function(latency.seed, rank, attempt)
+        self._shared = math.sqrt(table.hour_share) * hour(latency.seed) + math.sqrt(table.function_share) * own
         self._own = math.sqrt(max(0.0, 1 - table.hour_share - table.function_share))
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()

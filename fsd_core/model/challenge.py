@@ -57,14 +57,16 @@ def radixnet(neurons: int, layers: int, seed: int = 0, weights: str = "official"
             made.append(
                 Layer(Csr(indptr, indices, arguments.fresh(values), (neurons, neurons)), arguments.fresh(bias), "relu", None, False)
             )
-    return Model(tuple(made), f"radixnet-{neurons}x{layers}")
+    model = Model(tuple(made), f"radixnet-{neurons}x{layers}")
+    object.__setattr__(model, "recipe", f"radixnet {neurons} {layers} {seed} {weights}")
+    return model
 
 
 def _columns(neurons: int, level: int, permutation: NDArray[np.int64]) -> NDArray[np.int32]:
     """The inputs of every output neuron, ascending for each, one output after the other: int32 (neurons * 32,)."""
     nodes = neurons // _BLOCK
-    own = np.arange(neurons) % nodes
+    own = np.arange(nodes)
     classes = np.stack([own, (own + (1 << level)) % nodes], axis=1)  # output j - 2^l reads input j
     inputs = classes[:, :, None] + nodes * np.arange(_BLOCK)
-    indices = np.sort(permutation[inputs.reshape(neurons, _FAN_IN)].astype(np.int32), axis=1)
-    return arguments.fresh(indices).ravel()
+    indices = np.sort(permutation[inputs.reshape(nodes, _FAN_IN)].astype(np.int32), axis=1)
+    return arguments.fresh(np.tile(indices.ravel(), _BLOCK))  # output j + nodes reads what output j reads

@@ -52,6 +52,8 @@ def open_inputs(spec: str | os.PathLike[str], width: int) -> csr_matrix:
         made = _from_file(expanded(spec), width)
     if made.shape[1] != width:
         raise InputError(f"{spec}: samples of width {made.shape[1]}: expected width {width}, the number of inputs of the model")
+    if made.shape[0] == 0:
+        raise InputError(f"{spec}: no samples: expected at least one")
     return made.scipy().copy()  # a copy that the caller may write to
 
 

@@ -249,6 +249,7 @@ class Model:
 
     - ``layers``: a list or tuple of `Layer`, the first one first. ``name``: for people.
     - ``digest``: the SHA-256 of the content, hexadecimal; the name does not change it.
+    - ``recipe``: the arguments of `radixnet` that made the model, which say what it contains without a digest of it; else empty.
 
     Raises InputError if ``layers`` is empty, if a layer's outputs are not as many as the next layer's inputs, or if a layer before the last
     has activation softmax.
@@ -256,6 +257,7 @@ class Model:
 
     layers: tuple[Layer, ...] = attrs.field(converter=_layers)
     name: str = attrs.field(default="model", converter=_name)
+    recipe: str = attrs.field(default="", init=False, repr=False)  # `attrs.evolve` does not copy it, so it cannot be that of other layers
 
     def __attrs_post_init__(self) -> None:
         if not self.layers:

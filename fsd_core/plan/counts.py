@@ -18,9 +18,9 @@ from fsd_core.providers.outline import Outline
 
 __all__ = ["RECORD_BYTES", "Exchange", "Fixed", "exchange", "fixed"]
 
-# Bytes of the small objects of a run, as measured: a claim, a lease, a rank's record with its timeline and lines, and the configuration.
-CLAIM_BYTES, LEASE_BYTES, RECORD_BYTES, CONFIG_BYTES, KEY_BYTES = 550, 130, 1900, 900, 90
-ENTRY_BYTES = 2500  # of the audit log
+# Bytes of the small objects of a run, as measured: a claim, a lease and its release, a rank's record with its timeline and lines, the
+# configuration with a key for each shard and input, and an entry of the audit log, which is longer where resources have long names.
+CLAIM_BYTES, LEASE_BYTES, RECORD_BYTES, CONFIG_BYTES, KEY_BYTES, ENTRY_BYTES = 258, 82, 2450, 490, 90, 1800
 DONE = b"done"  # what a rank with outputs sends to rank 0 in the last step
 
 
@@ -127,10 +127,11 @@ class Fixed:
     output_bytes: NDArray[np.float64]  # (ranks,); 0: the rank writes no output
 
 
-def fixed(split: Split, channel: str, outline: Outline, *, staged: bool, keep: bool) -> Fixed:
+def fixed(split: Split, channel: str, outline: Outline, *, staged: bool, keep: bool, latency_bytes: int = 0) -> Fixed:
     """The requests of the client and of the workers apart from exchanges, polls and progress.
 
     ``staged``: weights and inputs are in the store already. ``keep``: workers keep their weights from one micro-batch to the next.
+    ``latency_bytes``: of a table of latencies in the configuration.
     """
     shape, layers = split.parallel, split.layers
     ranks, workers, batches = shape.parts, shape.workers, len(split.batches)
@@ -150,7 +151,7 @@ def fixed(split: Split, channel: str, outline: Outline, *, staged: bool, keep: b
     counts.update(object_gets=2)  # the manifests
     outputs = np.where(split.output_bytes > 0, EMPTY_BYTES + split.output_bytes * split.share, 0.0)
     writers = int((outputs > 0).sum())
-    config = CONFIG_BYTES + KEY_BYTES * (ranks + batches * ranks)
+    config = CONFIG_BYTES + latency_bytes + KEY_BYTES * (ranks + batches * ranks)
     counts.update(object_puts=writers * batches, object_bytes_written=int(outputs.sum() * batches))  # written, and collected
     counts.update(object_gets=writers * batches, object_bytes_read=int(outputs.sum() * batches))
     # A worker looks for an abort, claims, reads the configuration, and writes its record, which the client reads.
@@ -159,7 +160,7 @@ def fixed(split: Split, channel: str, outline: Outline, *, staged: bool, keep: b
     # The client leases and releases a slot, lists what the run left, and writes the configuration; it reads its last entry of the audit
     # log and writes the next one.
     counts.update(object_lists=2 + int(workers * (3 + layers / 100) / outline.objects.page_keys), object_puts=4, object_gets=1)
-    counts.update(object_bytes_written=config + 2 * LEASE_BYTES + ENTRY_BYTES, object_bytes_read=ENTRY_BYTES)
+    counts.update(object_bytes_written=config + LEASE_BYTES + ENTRY_BYTES, object_bytes_read=ENTRY_BYTES)
     done = writers * shape.data - int(outputs[0] > 0)  # ranks that tell rank 0 that their output is written
     if workers > 1 and channel == "object":
         counts.update(object_puts=done, object_bytes_written=done * bundle_bytes([len(DONE)]))

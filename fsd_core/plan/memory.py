@@ -2,7 +2,7 @@
 
 A rank keeps the weights of its stage in the form that the kernel multiplies, or it reads them again for each micro-batch, some layers at a
 time, and forgets each when it is computed. Beside the weights it has the activations that come in and go out of a layer, what the codec
-makes of those that travel, and the bytes of the layers that it reads ahead.
+makes of those that travel, and the layers that it loads ahead: all of them, where it waits for an earlier stage and has the memory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.channel.kept import KEPT_BYTES
 from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import DENSE_SHARE, compiled
 from fsd_core.model import Csr
@@ -96,8 +97,8 @@ class LayerSizes:
             both = 2 * self.held + self.rows
         elif not self.held:  # the first layer of a stage: the next micro-batch may have arrived too
             both = 3 * self.away + self.rows
-        else:  # what arrived, in one block after that; and sums of its own rows, in the lanes of all, and with what arrived
-            both = self.held + 2 * self.away + 3 * self.rows
+        else:  # what arrived, in one block after that; sums of its own rows, in the lanes of all, and with what arrived; what is on its way
+            both = self.held + 2 * self.away + 3 * self.rows + self.sends
         return max(self.held + self.rows + encoded, both) * compiled.WIDTH / (compiled.WIDTH - 1)
 
 
@@ -105,7 +106,7 @@ class LayerSizes:
 class RankMemory:
     """How one rank uses its memory. ``bytes``: its predicted peak. ``keep``: it keeps its weights from one micro-batch to the next.
 
-    ``ahead``: requests for later layers that are under way while it computes. ``streams``: its weights are larger than the memory of a
+    ``ahead``: so many requests' layers are loaded while it computes or waits. ``streams``: its weights are larger than the memory of a
     function, so it never has all of them.
     """
 
@@ -139,6 +140,11 @@ class RankSizes:
                 size = stored
         return np.array(found)
 
+    @property
+    def _begins_later(self) -> bool:
+        """Whether the rank waits for all of its input, because it is not of the first stage: then it has the time to load its layers."""
+        return bool(self.layers) and self.layers[0].away > 0 and not self.layers[0].held
+
     def predicted(self, samples: int, limits: InvokeLimits, *, keep: bool, ahead: int = READS, batches: int = 1) -> RankMemory:
         """Predict the memory of the rank for ``batches`` micro-batches of ``samples`` samples.
 
@@ -146,16 +152,16 @@ class RankSizes:
         """
         if not self.layers:
             return RankMemory(limits.process_bytes + HEAD_BYTES, keep, ahead)
-        stored, ready, copied, rows, held, live = self._table
+        _, ready, copied, rows, held, live = self._table
         lane, starts = 4 * (1 + live * samples), self._starts
-        raw = np.add.reduceat(stored, starts)
         active = np.maximum.reduceat(rows * lane, starts)
-        ends = np.cumsum(raw)
-        following = ends[np.minimum(np.arange(len(raw)) + ahead, len(raw) - 1)] - ends  # the requests that are under way
-        each = np.add.reduceat(ready, starts)
-        weights = np.cumsum(each) if keep else each
+        each, raw = np.add.reduceat(ready, starts), np.add.reduceat(copied, starts)
+        ends, here = np.cumsum(each), np.arange(len(starts))
+        furthest = np.minimum(here + ahead, len(starts) - 1)
+        following = ends[furthest] - ends + np.minimum(READS, furthest - here) * raw.max()  # loaded ahead, and its bytes meanwhile
+        weights = ends if keep else each
         before = (held * lane)[starts]
-        peak = int((weights + following + np.maximum(active, np.add.reduceat(copied, starts) + before)).max())
+        peak = int((weights + following + np.maximum(active, raw + before)).max())
         if keep:
             peak = max(peak, int(ready.sum() + active.max()))
         last = self.layers[-1]
@@ -165,16 +171,25 @@ class RankSizes:
     def fitting(self, samples: int, limits: InvokeLimits, budget: int | None, batches: int) -> RankMemory | None:
         """How the rank uses its memory for ``batches`` micro-batches of ``samples`` samples.
 
-        It keeps its weights if they fit and it needs them more than once; else it reads ahead as much as fits. `None` if no way needs at
-        most ``budget`` bytes (`None`: any).
+        It keeps its weights if they fit and it needs them more than once; else it loads ahead as much as is of use and fits. More than
+        `READS` ahead leave `KEPT_BYTES` for what the rank keeps for lost ranks, or half of the rest of its memory if that is less. `None`
+        if no way needs at most ``budget`` bytes (`None`: any).
         """
-        again = batches > 1
+        again, all_ahead = batches > 1, max(READS, len(self._starts)) if self.layers else READS
+        most = all_ahead if self._begins_later else READS
+
+        def way(keep: bool, ahead: int) -> RankMemory:
+            return self.predicted(samples, limits, keep=keep, ahead=ahead, batches=batches)
+
         if budget is None:
-            return self.predicted(samples, limits, keep=again, batches=batches)
+            return way(again, all_ahead if again else most)
         streams = self.predicted(1, limits, keep=True).bytes > budget
-        ways = [(True, READS)] * (again and not streams) + [(False, ahead) for ahead in range(READS, -1, -1)]
-        found = (self.predicted(samples, limits, keep=keep, ahead=ahead, batches=batches) for keep, ahead in ways)
-        best = next((each for each in found if each.bytes <= budget), None)
+        rest = max(0, budget - way(False, READS).bytes)
+        aheads = [most >> halved for halved in range(most.bit_length()) if most >> halved > READS]
+        ways = [(True, all_ahead, budget)] * (again and not streams)
+        ways += [(False, ahead, budget - min(KEPT_BYTES, rest // 2)) for ahead in aheads]
+        ways += [(False, ahead, budget) for ahead in range(READS, -1, -1)]
+        best = next((found for keep, ahead, limit in ways if (found := way(keep, ahead)).bytes <= limit), None)
         return None if best is None else attrs.evolve(best, streams=streams)
 
 

@@ -17,6 +17,7 @@ from fsd_core.providers.outline import Outline
 __all__ = ["Bundles", "Inbox"]
 
 Array = NDArray[np.float64]
+LOOK_S = 1.0  # so often a rank that waits for bundles looks for failures and for news, in turns
 POLLS = 60  # of one bundle: by then the pauses are half a second
 
 
@@ -28,7 +29,6 @@ class Inbox:
     outline: Outline
     shared: Array  # (runs, ranks): `Sampler.functions`
     eager: bool
-    held_s: float = 0.0  # by so much `--latency` shortens the lease
     weight: float = 1.0  # the next steps stand for so many
     receives: Array = attrs.field(init=False)
     units: Array = attrs.field(init=False)
@@ -37,12 +37,14 @@ class Inbox:
     _oldest: Array = attrs.field(init=False)
     _looked: Array = attrs.field(init=False)  # when the last receive looked: it took what was there for later steps too
     _waited: Array = attrs.field(init=False)
+    _opening: Array = attrs.field(init=False)  # seconds that its first receive takes to open a connection
 
     def __attrs_post_init__(self) -> None:
         shape = self.shared.shape
         self.receives, self.units, self.acks = (np.zeros(shape[0]) for _ in range(3))
         self._tokens, self._oldest, self._waited = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self._looked = np.full(shape, -np.inf)
+        self._opening = self.sampler.draw("connect", self.shared)
 
     def receive(self, asked: Array, arrives: Array, messages: Array, mean_bytes: float) -> Array:
         """When each rank has received everything. ``arrives``: infinite where nothing comes. ``messages``: (targets, sources), of each."""
@@ -58,9 +60,11 @@ class Inbox:
         while (open_ := have < total).any():
             first = np.take_along_axis(order, np.minimum(have, order.shape[2] - 1)[:, :, None], axis=2)[:, :, 0]
             looked = np.maximum(now, np.where(open_, first, now))
+            self._wait(now, looked, copies)
             got = np.minimum((order <= looked[:, :, None]).sum(axis=2) - have, most)
             got = np.where(open_, np.maximum(got, 1), 0)
-            took = sampler.draw("receive", self.shared)
+            took = sampler.draw("receive", self.shared) + np.where(open_, self._opening, 0.0)
+            self._opening = np.where(open_, 0.0, self._opening)
             size = got * each * mean_bytes
             came = np.maximum(now + took / receives, looked) + sampler.transfer("receive", "read", size)
             done = np.where(open_, came, done)
@@ -74,12 +78,25 @@ class Inbox:
         self._waited = done - asked
         return done
 
-    def _remember(self, count: Array, now: Array) -> None:
-        size, limits = float(ack_messages(self.outline.messages)), self.outline.messages
-        lease_s = max(limits.lease_s / 2, limits.lease_s - self.held_s)
-        late = (self._tokens > 0) & (now - self._oldest >= lease_s / 2)
-        self.acks += np.where(late, np.ceil(self._tokens / limits.batch_messages), 0.0).sum(axis=1)
+    def _wait(self, since: Array, until: Array, copies: int) -> None:
+        """A receive that waits ends without a message when acks are due, and after the longest wait of the service."""
+        due = self._due(until)
+        self.receives += self.weight * copies * (due + np.floor((until - since) / self.outline.messages.wait_s)).sum(axis=1)
+        self._ack(due)
+
+    def _due(self, now: Array) -> NDArray[np.bool_]:
+        """Whether half of the lease of the oldest delivery is over. `--latency` shortens the lease by the longest delivery."""
+        lease_s, row = self.outline.messages.lease_s, self.sampler.table.rows.get("deliver") if self.sampler.table else None
+        lease_s = max(lease_s / 2, lease_s - (row.longest_ms / 1000 if row else 0.0))
+        return (self._tokens > 0) & (now - self._oldest >= lease_s / 2)
+
+    def _ack(self, late: NDArray[np.bool_]) -> None:
+        self.acks += np.where(late, np.ceil(self._tokens / self.outline.messages.batch_messages), 0.0).sum(axis=1)
         self._tokens = np.where(late, 0.0, self._tokens)
+
+    def _remember(self, count: Array, now: Array) -> None:
+        size = float(ack_messages(self.outline.messages))
+        self._ack(self._due(now))
         self._oldest = np.where((self._tokens == 0) & (count > 0), now, self._oldest)
         self._tokens = self._tokens + count
         full = np.floor(self._tokens / size)
@@ -132,6 +149,8 @@ class Bundles:
             open_ = open_ & ~hit
             at = np.where(open_, at + took + next_get_s(at + took - since, self.eager, poll_s), at)
         came = np.where(open_, visible + sampler.draw("get", shared), came)
+        waits = np.where(wanted, came, -np.inf).max(axis=2) - asked  # of a rank, for its last bundle
+        self.gets += self.weight * np.floor(np.maximum(0.0, waits) / LOOK_S).sum(axis=1)
         self._took = np.where(wanted, came - since, self._took)
         if more.any():
             came = came + np.where(more, sampler.draw("get", shared), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,25 +15,30 @@ from numpy.typing import NDArray
 from fsd_core.channel.hybrid import NOTICE_BYTES
 from fsd_core.channel.kept import KEPT_ENTRY_BYTES, RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
-from fsd_core.latency import Table
+from fsd_core.latency import Latency, Table
 from fsd_core.partition import Parallel
 from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
-from fsd_core.plan.launching import BEGIN_S, Begun, collected, launched, prepared
+from fsd_core.plan.ending import collected, recorded
+from fsd_core.plan.launching import BEGIN_S, launched, prepared
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
 from fsd_core.plan.split import Split
 from fsd_core.protocol.records import HEAD_BYTES
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
+from fsd_core.worker.lines import FIRST_S, SLOWEST_S
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
 __all__ = ["PARTS", "Platform", "Prediction", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
-RUNS = 64  # simulated runs
+RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
 VALUES = 400_000  # about the numbers in one array of the simulation
+# The seconds after which a worker writes its lines, one after the other, as `fsd_core.worker.lines` does, and about their bytes.
+LINES_S, LINES_BYTES = np.minimum(SLOWEST_S, FIRST_S * 2 ** np.arange(14)), 1200
 REPORT_BYTES = 110  # of a report of progress
+HOST_S = 0.3  # until the process that forks the functions of a run on this machine has started
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
 
 
@@ -65,9 +71,20 @@ class Platform:
         measured = self.table.measured if self.table else None
         return measured.speed if measured and measured.speed else self.speed
 
-    def crowd(self, split: Split) -> float:
-        """How many workers of this split share a core."""
-        return max(1.0, self._busy(split) / (os.cpu_count() or 1)) if self.crowded else 1.0
+    def crowd(self, split: Split, computes_s: float, waits_s: float) -> float:
+        """How many workers of this split share a core. ``computes_s``: of a worker that has a core for itself; ``waits_s``: what it waits.
+
+        With n workers of which each computes for a share s of its time, 1 + (n - 1) s compute at once. They slow each other down, which
+        makes s larger: a fixed point, found from above.
+        """
+        if not self.crowded:
+            return 1.0
+        others, cores = self._busy(split) - 1, os.cpu_count() or 1
+        found = max(1.0, (1 + others) / cores)
+        for _ in range(30):
+            computes = found * computes_s
+            found = max(1.0, (1 + others * computes / max(1e-9, computes + waits_s)) / cores)
+        return found
 
     def gain(self, split: Split) -> float:
         """How many times faster a worker of this split computes with all cores that it has than with one."""
@@ -86,7 +103,8 @@ class Prediction:
     - ``seconds``: p50 and p95 of the time until the client has the answer; ``parts``: the mean seconds of each of `PARTS`, which add up to
       the mean time. ``exchange`` is waiting; ``load`` and ``compute`` are means over ranks.
     - ``meter``: counts by the names of a run's meter. ``bytes_by_rank``: payload bytes that each rank of a replica sends and receives.
-      ``memory_by_rank``: bytes, an upper estimate.
+      ``memory_by_rank``: bytes, an upper estimate. ``kept_by_rank``: bytes that each rank of a replica keeps for lost ranks, if its
+      function has the memory.
     - ``usd``: of one run, `None` without a tariff; ``usd_by_service``: its parts.
     - ``error``: the relative standard error of the number of live samples. ``notes``: what the figures rest on, for people.
     """
@@ -102,6 +120,7 @@ class Prediction:
     meter: Mapping[str, int]
     bytes_by_rank: NDArray[np.float64] = attrs.field(repr=False)
     memory_by_rank: NDArray[np.float64] = attrs.field(repr=False)
+    kept_by_rank: NDArray[np.float64] = attrs.field(repr=False)
     usd: float | None
     usd_by_service: Mapping[str, float]
     error: float
@@ -118,7 +137,8 @@ class Prediction:
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
         found |= {"parallel": self.parallel.to_json(), "seconds": dict(self.seconds), "parts": dict(self.parts), "meter": dict(self.meter)}
         found |= {"usd_by_service": dict(self.usd_by_service), "bytes_by_rank_max": int(self.bytes_by_rank.max())}
-        return found | {"memory_bytes_max": int(self.memory_by_rank.max()), "notes": list(self.notes)}
+        found |= {"memory_bytes_max": int(self.memory_by_rank.max()), "kept_bytes_max": int(self.kept_by_rank.max())}
+        return found | {"notes": list(self.notes)}
 
 
 def predict(split: Split, platform: Platform, channel: str, **options: Any) -> Prediction:
@@ -152,48 +172,62 @@ def predict_each(
     shape, eager, first, variants = split.parallel, objective == "latency", platforms[0], len(platforms)
     outline = _soonest(first) if eager else first.outline
     keep = keep or split.loads_first
-    around = fixed(split, channel, outline, staged=staged, keep=keep)
+    figures = len(json.dumps(Latency(first.table).pack())) if first.seeds and first.table else 0  # that workers need for such a run
+    around = fixed(split, channel, outline, staged=staged, keep=keep, latency_bytes=figures)
     pace = np.repeat([each.pace for each in platforms], runs)[:, None]
     cold = np.repeat([each.cold for each in platforms], runs)
-    crowd, count = first.crowd(split), runs * variants
+    count = runs * variants
     replicas = int(min(shape.data, max(1, VALUES // (count * shape.tensor**2))))
     whole = Sampler(first.table, count, seed, seeds=first.seeds, variants=variants)
-    prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, split.reads))))
-    begun = launched(whole, shape.workers, branching, cold, Cpu(pace, crowd).seconds(BEGIN_S))
-    some = np.arange(replicas) * shape.data // replicas
-    inner = Sampler(first.table, count * replicas, seed + 1, like=whole, copies=replicas)
-    gain = np.repeat([each.gain(split) for each in platforms], runs)[:, None]
     starting = max(1.0, shape.workers / (os.cpu_count() or 1)) if first.crowded else 1.0
+    options: dict[str, Any] = {"channel": channel, "eager": eager, "keep": keep, "most_batches": most_batches}
+    crowd = 1.0
+    if first.crowded:  # a brief simulation of workers that have cores for themselves tells how long they wait
+        alone = Cpu(first.pace, 1.0, first.gain(split), starting)
+        brief = Simulation(split, around, outline, Sampler(first.table, BRIEF, seed, seeds=first.seeds), alone, **options)
+        flow = brief.run(np.zeros((BRIEF, shape.parts)))
+        computes = float(flow.compute.mean())
+        crowd = first.crowd(split, computes, float((flow.done.max(axis=1) - flow.load).mean()) - computes)
+    prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, split.reads))))
+    begun = launched(whole, shape.workers, branching, cold, Cpu(pace, crowd).seconds(BEGIN_S), HOST_S if first.crowded else 0.0)
+    some = np.arange(replicas) * shape.data // replicas
+    inner = Sampler(first.table, count * replicas, seed + 1, like=whole, copies=replicas, first=np.tile(some * shape.parts, count))
+    gain = np.repeat([each.gain(split) for each in platforms], runs)[:, None]
     cpu = Cpu(np.repeat(pace, replicas, axis=0), crowd, np.repeat(gain, replicas, axis=0), starting)
-    simulation = Simulation(split, around, outline, inner, cpu, channel=channel, eager=eager, keep=keep, most_batches=most_batches)
-    flow = simulation.run(Begun(*(_of(each, shape, some) for each in (begun.began, begun.ready))))
-    written, load, compute = (each.reshape(count, replicas) for each in (flow.written, flow.load, flow.compute))
-    written, load, compute = written.max(axis=1), load.mean(axis=1), compute.mean(axis=1)
-    ended = np.maximum(written, begun.ready[:, 0]) + whole.draw("put", whole.functions())
-    writers = int((around.output_bytes > 0).sum())
-    if shape.workers > 1 and writers * shape.data > int(around.output_bytes[0] > 0):  # rank 0 hears that all outputs are written
-        told = "get" if channel == "object" else "deliver"
-        ended = ended + whole.draw(told, whole.functions(), worst_of=float(writers * shape.data))
-        ended = ended + (whole.draw("put", whole.functions()) if channel == "object" else whole.draw("ack", whole.functions()))
+    simulation = Simulation(split, around, outline, inner, cpu, **options)
+    flow = simulation.run(_of(begun.ready, shape, some))
+    load, compute = (each.reshape(count, replicas).mean(axis=1) for each in (flow.load, flow.compute))
+    done, outputs, shared = (each.reshape(count, replicas, shape.parts) for each in (flow.done, flow.outputs, flow.shared))
+    records, heard = recorded(whole, outline, shared, done, outputs, channel=channel, eager=eager, workers=shape.workers)
+    pieces = int((around.output_bytes > 0).sum()) * len(split.batches)
     output = float(around.output_bytes.sum()) * len(split.batches)
-    answer, polls = collected(whole, ended, writers, len(split.batches), shape.workers, output)
-    total = prepare + answer
-    launch = begun.ready.mean(axis=1)
+    ended = collected(whole, begun, outputs, records, pieces, shape.workers, output)
+    total = prepare + ended.answer
+    launch, written = begun.ready.mean(axis=1), outputs.max(axis=(1, 2))
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
-    parts["exchange"] = np.maximum(0.0, ended - launch - load - compute)
-    parts["collect"] = answer - ended
-    working, lasted = written - launch, flow.ended - _of(begun.began, shape, some)  # (runs,); (runs x replicas, ranks) of a function
+    parts["exchange"] = np.maximum(0.0, written - launch - load - compute)
+    parts["collect"] = ended.answer - written
+    working = written - launch
+    lasted = records.reshape(-1, shape.parts) - _of(begun.began, shape, some)  # (runs x replicas, ranks) of a function
     bytes_by_rank = _bytes_by_rank(split)
+    kept = _queued_bytes(split, simulation) if recovery else np.zeros(shape.parts)
     if recovery:
-        left = _left_bytes(split, simulation)  # of which the client reads no more than the beginning
+        # In its record a rank leaves what it kept, unless that is too much; the client reads no more than the beginning.
+        left = np.tile(np.where(kept <= RECORD_BYTES, kept, 0.0), shape.data)
         around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
+    scale = len(split.batches) / split.replica_batches  # the counts of a flow are those of one replica for all its micro-batches
+    timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
+    said = (lasted[:, :, None] > np.cumsum(LINES_S)).reshape(count, -1).sum(axis=1) * (shape.data / replicas)
+    timed |= {"object_puts": said, "object_bytes_written": LINES_BYTES * said}
+    for more in (heard, {"object_gets": ended.gets, "object_lists": ended.lists}):
+        timed |= {name: timed.get(name, 0.0) + counts for name, counts in more.items()}
     found = []
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
         inside = slice(own.start * replicas, own.stop * replicas)
-        timed = {name: counts[inside] for name, counts in flow.counts.items()}
-        meter = _meter(split, simulation, around.counts, polls[own], timed, float(working[own].mean()))
-        usd, by_service = _bill(platform, meter, lasted[inside].mean(axis=0), shape.data, float(total[own].mean()))
+        meter = _meter(split, simulation, around.counts, {name: counts[own] for name, counts in timed.items()}, float(working[own].mean()))
+        typical = _typical(lasted[inside].reshape(runs, replicas, -1), _of(begun.starts, shape, some)[inside].reshape(runs, replicas, -1))
+        usd, by_service = _bill(platform, meter, *typical, shape.data, float(total[own].mean()))
         median, high = np.quantile(total[own], [0.5, 0.95])
         found.append(
             Prediction(
@@ -208,6 +242,7 @@ def predict_each(
                 meter=meter,
                 bytes_by_rank=bytes_by_rank,
                 memory_by_rank=np.array(memory_by_rank, np.float64),
+                kept_by_rank=kept,
                 usd=usd,
                 usd_by_service=by_service,
                 error=split.error,
@@ -234,8 +269,7 @@ def _meter(
     split: Split,
     simulation: Simulation,
     around: Counter[str],
-    polls: NDArray[np.float64],
-    timed: Mapping[str, Any],
+    timed: Mapping[str, NDArray[np.float64]],
     working_s: float,
 ) -> dict[str, int]:
     found = dict.fromkeys(FIELDS, 0.0) | {name: float(count) for name, count in around.items()}
@@ -243,32 +277,21 @@ def _meter(
     for each in simulation.exchanges.values():
         for name, count in each.counts.items():
             found[name] += count * each.step.weight * scale
-    replicas = len(split.batches) / split.replica_batches  # `timed` is what one replica requests for all its micro-batches
     for name, counts in timed.items():
-        found[name] += float(counts.mean()) * replicas
-    done = around["messages_sent"]  # in the last step rank 0 receives them, ten and more at a time
-    if done:
-        calls = max(1, -(-done // simulation.outline.messages.receive_messages)) + done / 20
-        found["receive_requests"] += calls
-        found["receive_units"] += calls
-        found["ack_requests"] += max(1, -(-done // simulation.outline.messages.batch_messages))
-    found["object_gets"] += float(polls.mean())
+        found[name] += float(np.median(counts))
     reports = min(REPORTS, int(working_s / INTERVAL_S))  # of progress, by one rank
     found["object_puts"] += reports
     found["object_bytes_written"] += REPORT_BYTES * reports
-    if simulation.channel == "object" and split.parallel.workers > 1:
-        writers = split.parallel.data * int((simulation.fixed.output_bytes > 0).sum())
-        found["object_gets"] += 2.0 * max(0, writers - 1)  # rank 0 looks for each once or twice before it is there
     return {name: round(value) for name, value in found.items()}
 
 
-def _left_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
-    """(workers,) bytes sent through queues that a rank leaves in its record: none where they are too many for that."""
+def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
+    """(ranks of a replica,) bytes that a rank sends through queues."""
     sent = np.zeros(split.parallel.parts)
     for each in simulation.exchanges.values() if simulation.channel != "object" else ():
         queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
         np.add.at(sent, each.step.sources, queued)
-    return np.tile(np.where(sent <= RECORD_BYTES, sent, 0.0), split.parallel.data)
+    return sent
 
 
 def _bytes_by_rank(split: Split) -> NDArray[np.float64]:
@@ -280,14 +303,28 @@ def _bytes_by_rank(split: Split) -> NDArray[np.float64]:
     return found
 
 
+def _typical(lasts: NDArray[np.float64], starts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The seconds of the functions by rank of a replica, and those of their starts, in runs whose functions take a median time in all.
+
+    That is not the median of each rank: where one of several ranks starts late, it is another one in each run. Arguments: (runs, replicas,
+    ranks).
+    """
+    order = np.argsort(lasts.sum(axis=(1, 2)))
+    middle = order[int(0.4 * len(order)) : int(0.6 * len(order)) + 1]
+    return lasts[middle].mean(axis=(0, 1)), starts[middle].mean(axis=(0, 1))
+
+
 def _bill(
-    platform: Platform, meter: Mapping[str, int], lasts: NDArray[np.float64], replicas: int, total_s: float
+    platform: Platform, meter: Mapping[str, int], lasts: NDArray[np.float64], starts: NDArray[np.float64], replicas: int, total_s: float
 ) -> tuple[float | None, dict[str, float]]:
-    """The USD of a run, and by service. ``lasts``: seconds of a function, by rank of a replica."""
+    """The USD of a run, and by service. ``lasts`` and ``starts``: seconds of a function and those that it takes to start, by rank of a
+    replica.
+    """
     if platform.tariff is None:
         return None, {}
-    init = INIT_S if platform.cold and not platform.crowded else 0.0
-    functions = tuple((float(seconds), init) for seconds in lasts) * replicas
+    # A process of this machine counts the time since its host forked it, in which it waits for the start that a table draws.
+    inits = np.maximum(0.0, starts - HOST_S) if platform.crowded else np.full(len(lasts), INIT_S if platform.cold else 0.0)
+    functions = tuple((float(seconds), float(init)) for seconds, init in zip(lasts, inits, strict=True)) * replicas
     counts = {**meter, "stored_byte_seconds": meter["object_bytes_written"] * total_s}
     made = bill(Usage(counts, functions, 0.0, float(platform.memory_mb)), platform.tariff)
     return made.total_usd, {name: sum(line.usd for line in lines) for name, lines in made.by_service.items()}

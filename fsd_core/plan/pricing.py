@@ -69,6 +69,7 @@ def _candidate(found: Mapping[str, Any]) -> Candidate:
 
 def prediction_of(found: Mapping[str, Any]) -> Prediction:
     """The prediction that `Prediction.to_json` gave, with one number for all ranks: the largest."""
-    values = {name: value for name, value in found.items() if name not in ("workers", "bytes_by_rank_max", "memory_bytes_max")}
-    values |= {"parallel": Parallel(**found["parallel"]), "bytes_by_rank": np.array([found["bytes_by_rank_max"]], np.float64)}
-    return Prediction(**values, memory_by_rank=np.array([found["memory_bytes_max"]], np.float64))
+    largest = {"bytes_by_rank": "bytes_by_rank_max", "memory_by_rank": "memory_bytes_max", "kept_by_rank": "kept_bytes_max"}
+    values = {name: value for name, value in found.items() if name not in ("workers", *largest.values())}
+    values |= {name: np.array([found[most]], np.float64) for name, most in largest.items()}
+    return Prediction(**values | {"parallel": Parallel(**found["parallel"])})

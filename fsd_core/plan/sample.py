@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core.latency.draws import TAIL_INDEX, hour
+from fsd_core.latency import Draws, Latency
+from fsd_core.latency.draws import TAIL_INDEX, function, hour
 from fsd_core.latency.table import Row, Table
 
 __all__ = ["Sampler"]
@@ -19,9 +20,11 @@ _Z90, _Z99 = 1.2815515655446004, 2.3263478740408398
 
 
 class Sampler:
-    """Draws for ``runs`` simulated runs. Each run has one common factor, the hour; with ``seeds`` it is that of ``--latency TABLE,seed=N``.
-    With ``like``, each hour of that sampler holds for ``copies`` runs, one after another. The runs of each of several ``variants``, one
-    variant behind the other, have the same hours.
+    """Draws for ``runs`` simulated runs. Each run has one common factor, the hour. The runs of each of several ``variants``, one variant
+    behind the other, have the same hours. With ``like``, each hour of that sampler holds for ``copies`` runs, one after another.
+
+    With ``seeds``, each run has one of them, and with it all that ``--latency TABLE,seed=N`` knows before the run: the hour, the factor of
+    each function, and how long each function takes to start. ``first``: (runs,) the ranks from which `functions` and `starts` count.
 
     `draw` gives seconds. A table of `None` has no latencies: every draw is 0.
     """
@@ -35,12 +38,18 @@ class Sampler:
         like: Sampler | None = None,
         copies: int = 1,
         variants: int = 1,
+        first: NDArray[np.int64] | None = None,
     ) -> None:
         self.table = table
         self.runs = runs
+        self._seeds: tuple[int, ...] = like._seeds if like else tuple(seeds)
+        which = np.tile(np.resize(np.arange(max(1, len(self._seeds))), runs // variants), variants)
+        self._which: NDArray[np.int64] = np.repeat(like._which, copies) if like else which
+        self._first = np.zeros(runs, np.int64) if first is None else first
         self._random = np.random.default_rng(seed)
-        hours = np.array([hour(each) for each in seeds]) if seeds else self._random.standard_normal(runs // variants)
-        hours = np.tile(np.resize(hours, runs // variants), variants)
+        hours = np.tile(self._random.standard_normal(runs // variants), variants)
+        if seeds:
+            hours = np.array([hour(each) for each in seeds])[which]
         self._hour: Array = np.repeat(like._hour, copies) if like else hours
         self._shares = (table.hour_share, table.function_share) if table else (0.0, 0.0)
         self._own = float(np.sqrt(max(0.0, 1 - sum(self._shares))))
@@ -49,10 +58,36 @@ class Sampler:
         """Numbers in [0, 1), (runs, *shape)."""
         return self._random.random((self.runs, *shape))
 
-    def functions(self, *shape: int) -> Array:
-        """What all requests of a function share, as standard deviations: (runs, *shape), one number for each function."""
-        common = float(np.sqrt(self._shares[0])) * self._hour.reshape(-1, *[1] * len(shape))
-        found: Array = common + float(np.sqrt(self._shares[1])) * self._random.standard_normal((self.runs, *shape))
+    def client(self) -> Array:
+        """What all requests of the client share, as standard deviations: (runs,)."""
+        return self._shared(np.full(self.runs, -1), self._random.standard_normal(self.runs))
+
+    def functions(self, ranks: NDArray[np.int64]) -> Array:
+        """What all requests of the function of each of these ``ranks`` share, as standard deviations: (runs, ranks)."""
+        numbers = np.broadcast_to(ranks, (self.runs, len(ranks)))
+        return self._shared(numbers, self._random.standard_normal(numbers.shape))
+
+    def _shared(self, ranks: NDArray[np.int64], own: Array) -> Array:
+        if self._seeds:
+            own = self._of_seeds(ranks, function)
+        common = float(np.sqrt(self._shares[0])) * self._hour.reshape(-1, *[1] * (own.ndim - 1))
+        found: Array = common + float(np.sqrt(self._shares[1])) * own
+        return found
+
+    def starts(self, cold: NDArray[np.bool_], ranks: NDArray[np.int64], shared: Array) -> Array:
+        """(runs, ranks) the seconds until the code of each function runs. ``cold``: (runs,), whether no function waits for it."""
+        table = self.table
+        if table is not None and self._seeds:
+            found = [self._of_seeds(np.broadcast_to(ranks, shared.shape), _start(table, warm)) for warm in (1.0, 0.0)]
+        else:
+            found = [self.draw(verb, shared) for verb in ("start_warm", "start_cold")]
+        return np.where(cold[:, None], found[1], found[0])
+
+    def _of_seeds(self, ranks: NDArray[np.int64], number: Callable[[int, int], float]) -> Array:
+        """A number of a seed and a rank, for the seed of each run: as ``ranks``, (runs, ...)."""
+        numbers, at = np.unique(ranks + self._first.reshape(-1, *[1] * (ranks.ndim - 1)), return_inverse=True)
+        table = np.array([[number(seed, int(rank)) for rank in numbers] for seed in self._seeds])
+        found: Array = table[self._which.reshape(-1, *[1] * (ranks.ndim - 1)), at.reshape(ranks.shape)]
         return found
 
     def draw(self, verb: str, shared: Array, shape: tuple[int, ...] | None = None, worst_of: Array | float = 1.0) -> Array:
@@ -92,6 +127,11 @@ class Sampler:
         """The seconds of a byte over the link of one function."""
         link = self.table.links.get(direction) if self.table else None
         return 1 / (1e6 * link.mb_per_s) if link else 0.0
+
+
+def _start(table: Table, warm: float) -> Callable[[int, int], float]:
+    """The seconds that the first function of a rank takes to start in a run with a seed."""
+    return lambda seed, rank: Draws(Latency(table, seed, warm=warm), rank, 0).start()
 
 
 def _quantile_ms(row: Row, z: Array) -> Array:

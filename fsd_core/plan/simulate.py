@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from fsd_core.channel.packing import COPY_BYTES
 from fsd_core.partition.stages import DECODE_S, ENCODE_S
 from fsd_core.plan.counts import Exchange, Fixed, exchange
-from fsd_core.plan.launching import Begun
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Split
 from fsd_core.protocol.shard import READS
 from fsd_core.providers.outline import Outline
+from fsd_core.worker.loop import ABORT_CHECK_S
 
 __all__ = ["Cpu", "Flow", "Simulation"]
 
@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 # Processor seconds, on the core that `Cpu.pace` refers to, of what a worker does beside multiplying: Python, numpy and zstd for one step,
 # for each payload that it sends or receives, and for one request. Of local runs; no benchmark measures them again.
 STEP_S, PAYLOAD_S, REQUEST_S = 0.6e-3, 0.45e-3, 0.15e-3
+GROUPS = 8
+POOL_THREADS = 16  # of a worker: `fsd_core.worker.rank.THREADS`
 
 
 @attrs.frozen(eq=False)
@@ -48,10 +50,13 @@ class Cpu:
 
 @attrs.define(eq=False)
 class Flow:
-    """How one replica went. ``ended``: when each rank has nothing left to do, and when those with outputs have written them."""
+    """How one replica went. ``done``: when each rank has computed and sent everything; ``outputs``: when its outputs are written, minus
+    infinity where it has none.
+    """
 
-    ended: Array  # (runs, ranks)
-    written: Array  # (runs,)
+    done: Array  # (runs, ranks)
+    outputs: Array  # (runs, ranks)
+    shared: Array  # (runs, ranks): `Sampler.functions`
     load: Array  # (runs,) mean over the ranks
     compute: Array  # (runs,)
     counts: dict[str, Array]  # (runs,): receives, acks and gets of the exchanges, of all ranks
@@ -79,9 +84,8 @@ class Simulation:
         self.share = split.share
         self.exchanges = {step.layer: exchange(step, self.share, channel, eager, outline) for step in split.steps}
         stages = len(split.starts)
-        self.shared = [sampler.functions(self.tensor) for _ in range(stages)]
-        held_s = sampler.table.rows["deliver"].longest_ms / 1000 if sampler.table and "deliver" in sampler.table.rows else 0.0
-        self.inboxes = [Inbox(sampler, outline, shared, eager, held_s) for shared in self.shared]
+        self.shared = [sampler.functions(np.arange(stage * self.tensor, (stage + 1) * self.tensor)) for stage in range(stages)]
+        self.inboxes = [Inbox(sampler, outline, shared, eager) for shared in self.shared]
         self.bundles = [Bundles(sampler, outline, shared, eager) for shared in self.shared]
         self.work = split.work_s * split.share
         self.leaving = [self._leaving(stage) for stage in range(stages)]
@@ -102,16 +106,15 @@ class Simulation:
     def _ranks(self, stage: int) -> slice:
         return slice(stage * self.tensor, (stage + 1) * self.tensor)
 
-    def run(self, begun: Begun) -> Flow:
-        """Simulate. ``begun``: when the ranks of the replica have read the configuration."""
-        sampler, split, tensor = self.sampler, self.split, self.tensor
-        runs, stages = sampler.runs, split.stages
-        free = [begun.ready[:, self._ranks(s)] for s in range(len(stages))]
+    def run(self, begun: Array) -> Flow:
+        """Simulate. ``begun``: (runs, ranks) when the ranks of the replica have read the configuration."""
+        split, tensor = self.split, self.tensor
+        stages = split.stages
+        free = [begun[:, self._ranks(s)] for s in range(len(stages))]
         ready = [self._loaded(s, free[s]) for s in range(len(stages))]
         loaded = [each[-1] - start for each, start in zip(ready, free, strict=True)]
         if split.loads_first:
             loaded = [each + self._prepared(stage) for stage, each in enumerate(loaded)]
-        written = np.zeros(runs)
         writers = [stage for stage in range(len(stages)) if (self.fixed.output_bytes[self._ranks(stage)] > 0).any()]
         last_writer = writers[-1] if writers else len(stages) - 1
         batches = split.replica_batches
@@ -126,22 +129,40 @@ class Simulation:
                 free[stage] = self._stage(stage, first, last, free[stage], waits, sent)
                 free[stage] = free[stage] + sum(self._encode(each, stage) for each in self.leaving[stage])
                 sent.append(free[stage])
-            for stage in writers:
-                ends = free[stage] + self.sampler.draw("put", self.shared[stage])
-                written = np.maximum(written, ends.max(axis=1))
         if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
             step = free[last_writer].max(axis=1) - earlier[last_writer].max(axis=1)
-            written = written + (batches - some) * step
             free = [each + ((batches - some) * step)[:, None] for each in free]
         for inbox in self.inboxes:
             inbox.finish()
         self.cpu_used *= batches / some
-        ended = np.concatenate([each + sampler.draw("put", shared) for each, shared in zip(free, self.shared, strict=True)], axis=1)
-        own = self._ranks(last_writer)
-        ended[:, own] = np.maximum(ended[:, own], written[:, None])
         load = np.mean([each.mean(axis=1) for each in loaded], axis=0)
         counts = {name: each * (batches / some) for name, each in self._counts().items()}
-        return Flow(ended, written, load, self.cpu_used / (tensor * len(stages)), counts)
+        counts["object_gets"] = counts["object_gets"] + self._looks(loaded)
+        done = np.concatenate([self._sent(stage, each) for stage, each in enumerate(free)], axis=1)
+        shared = np.concatenate(self.shared, axis=1)
+        return Flow(done, self._outputs(done, shared), shared, load, self.cpu_used / (tensor * len(stages)), counts)
+
+    def _sent(self, stage: int, free: Array) -> Array:
+        """When what the ranks of a stage send last is accepted."""
+        verb = "put" if self.channel == "object" else "publish"
+        return free + self.sampler.draw(verb, self.shared[stage]) if self.leaving[stage] else free
+
+    def _outputs(self, done: Array, shared: Array) -> Array:
+        """When the outputs of each rank are written, those of all micro-batches at once."""
+        batches, sizes = self.split.replica_batches, self.fixed.output_bytes
+        puts = self.sampler.draw("put", shared, worst_of=float(min(batches, POOL_THREADS)))
+        puts = puts + sizes * batches * max(self.sampler.link_rate("write"), self.sampler.own_rate("put") / min(batches, POOL_THREADS))
+        return np.where(sizes > 0, done + puts, -np.inf)
+
+    def _looks(self, loaded: Sequence[Array]) -> Array:
+        """(runs,): the gets by which ranks that wait for no other look whether the run is over: two, once a second."""
+        found = np.zeros(self.sampler.runs)
+        for stage, (first, last) in enumerate(self.split.stages):
+            if not any(first + 1 < step.layer <= last for step in self.split.steps):
+                work = self.work[first:last, self._ranks(stage)].sum(axis=0) * self.split.replica_batches
+                computes = self.cpu.seconds(work) / self.cpu.gain
+                found += 2 * np.floor((loaded[stage] + computes) / ABORT_CHECK_S).sum(axis=1)
+        return found
 
     def _counts(self) -> dict[str, Array]:
         found: dict[str, Array] = defaultdict(lambda: np.zeros(self.sampler.runs))
@@ -164,11 +185,13 @@ class Simulation:
         found = [now]
         groups = [each[1:] for each in reads]
         link = now  # when the function's link is free
-        for number in range(max(map(len, groups), default=0)):
+        count = max(map(len, groups), default=0)
+        gets = sampler.draw("get", shared, (count, *shared.shape))  # of all groups at once, which is faster
+        for number in range(count):
             size = np.array([each[number] if number < len(each) else 0.0 for each in groups])
             asked = found[max(0, number + 1 - READS)]  # so many reads are under way at once
             link = np.maximum(link, asked) + size * sampler.link_rate("read")
-            arrives = np.maximum(asked + sampler.draw("get", shared) + size * sampler.own_rate("get"), link)
+            arrives = np.maximum(asked + gets[number] + size * sampler.own_rate("get"), link)
             found.append(np.where(size > 0, np.maximum(arrives, found[-1]), found[-1]))
         return found
 
@@ -243,9 +266,14 @@ class Simulation:
         else:
             inbox = self.inboxes[stage]
             inbox.weight = weight
-            arrives = begun + self._delivery(sender, np.broadcast_to(np.maximum(pieces, 1.0), shape), wire)
+            # The messages of a payload arrive one by one, in so many groups at most.
+            groups = np.clip(pieces, 1.0, GROUPS)
+            size = np.broadcast_to(np.maximum(pieces, 1.0) / groups, shape)
+            some = [present & (number < groups) for number in range(int(groups[present].max(initial=1.0)))]
+            arrives = [np.where(which, begun + self._delivery(sender, size, wire), np.inf) for which in some]
+            messages = [np.where(which, pieces / groups, 0.0) for which in some]
             mean = float(each.payloads[~each.stored].sum() / max(1.0, each.pieces[~each.stored].sum()))
-            got = inbox.receive(asked, np.where(present, arrives, np.inf), np.where(present, pieces, 0.0), mean)
+            got = inbox.receive(asked, np.concatenate(arrives, axis=2), np.concatenate(messages, axis=1), mean)
             if stored.any():
                 fetched = sampler.draw("get", shared) + sampler.transfer(
                     "get", "read", _table(each.payloads, rows, columns, shape).max(axis=1)

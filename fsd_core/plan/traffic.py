@@ -25,7 +25,7 @@ from fsd_core.protocol.shard import HEAD_BYTES, READ_BYTES
 __all__ = ["Estimator", "RowSplit", "of_partition"]
 
 ENCODE_COST = 2.0  # about the seconds that a split may take to encode samples of what travels
-CALL_S, VALUE_S = 80e-6, 20e-9  # of one call of the encoder, and for each value
+CALL_S, ROW_S, VALUE_S = 80e-6, 2e-6, 20e-9  # of one call of the encoder, for each row, and for each value
 PAIRS, ESTIMATE_COST, ESTIMATE_SAMPLES = 3, 0.15, 256  # an estimate encodes so many pairs of a layer, of so many live samples
 COUNTED_NONZEROS = 4_000_000  # weights that an estimate looks at for one number of ranks; other layers move as much as their neighbours
 IMBALANCE = 1.05  # the largest share of a layer's work, as a multiple of an equal share
@@ -217,17 +217,18 @@ def _bytes_per_row(
     """
     alive = [float(facts.live[number - 1]) for number in layers]
     known: dict[int, float] = {}
-    for at in _spread_order(len(layers)):
+    for before, at in enumerate(_spread_order(len(layers))):
         block = facts.blocks[layers[at] - 1]
         if not len(counts[at]) or block is None:
             continue
         columns = min(block.values.shape[1], samples or block.values.shape[1])
-        values = float(counts[at].max()) * columns
-        most = int(cost / (CALL_S + VALUE_S * values))
-        if most < 1:
+        row_s = ROW_S + VALUE_S * columns
+        each_s = CALL_S + row_s * float(counts[at].max())
+        if cost < each_s:
             continue
-        pairs = np.unique(np.linspace(0, len(counts[at]) - 1, min(most, len(counts[at]), 64)).astype(int))
-        cost -= len(pairs) * CALL_S + VALUE_S * columns * float(counts[at][pairs].sum())
+        fair = max(1, int(cost / each_s / (len(layers) - before)))  # so that neighbours, which may differ, are encoded too
+        pairs = np.unique(np.linspace(0, len(counts[at]) - 1, min(fair, len(counts[at]), 64)).astype(int))
+        cost -= len(pairs) * CALL_S + row_s * float(counts[at][pairs].sum())
         found = [
             (len(ids), facts.encoded(layers[at] - 1, ids, samples) - EMPTY_BYTES) for ids in (rows_of(at, int(pair)) for pair in pairs)
         ]

@@ -96,7 +96,7 @@ class Way:
         """
         split, place = self.split, self.place
         platform, shape = self._platform(memory_mb, True), self.split.parallel
-        pace = platform.pace * platform.crowd(split)
+        pace = platform.pace
         client, start = self._median("list", "put"), self._median("start_cold") or FORK_S
         invokes = math.ceil(min(shape.workers, ROOTS) / THREADS) * self._median("invoke")
         begin = self._median("put", "get") + pace * BEGIN_S
@@ -108,8 +108,10 @@ class Way:
             busy.append(pace * split.share * float(split.work_s[first:last, rank].sum()) / platform.gain(split))
             loads.append(sum(split.reads[rank]) / (1e6 * link.mb_per_s) if link else 0.0)
             steps = [step for step in split.steps if first <= step.layer - 1 < last and step.layer > 1]
-            hops.append(sum(step.weight * self._median(*verbs, worst_of=len(step.sources)) for step in steps))
-        one = np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
+            slowest = {count: self._median(*verbs, worst_of=count) for count in {len(step.sources) for step in steps}}
+            hops.append(sum(step.weight * slowest[len(step.sources)] for step in steps))
+        crowd = platform.crowd(split, float(np.mean(busy)), float(np.mean(hops)))
+        one = crowd * np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
         more = split.replica_batches - 1
         reads = (
             1 if self.batches.keep or split.loads_first else 1 + more

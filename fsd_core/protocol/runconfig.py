@@ -14,12 +14,13 @@ from fsd_core.common.sealed import Damaged, seal, unseal
 from fsd_core.driver import Code
 from fsd_core.errors import InputError, RunFailed
 
-__all__ = ["CHANNELS", "ENGINES", "OBJECTIVES", "VERSION", "RunConfig"]
+__all__ = ["CHANNELS", "ENGINES", "OBJECTIVES", "RECOVERY", "VERSION", "RunConfig"]
 
-VERSION = 7
+VERSION = 8
 CHANNELS = ("queue", "object", "hybrid")  # the channels that can carry activations
 ENGINES = ("rows", "onnx")  # what can compute a part of a model
 OBJECTIVES = ("cost", "latency")  # the quantity that a run minimises
+RECOVERY = ("on", "off", "deaths", "stragglers")  # which ranks get another function; on: slow ones only where latency is minimised
 
 
 @attrs.frozen
@@ -48,6 +49,8 @@ class RunConfig:
     faults: str | None = key(nullable(text()))
     started: float = key(number())  # seconds since 1970, on the client's clock
     start_s: float = key(number())  # the seconds that a stage may take to start and to compute its first micro-batch
+    stage_s: float = key(number())  # the estimate of the seconds in which a stage computes a micro-batch
+    slow_s: float = key(number())  # a rank waits at least so many seconds before it calls another one slow; 0: it calls none
     log: str = key(choice(*LEVELS))  # the level of the lines that a worker keeps
     outage_s: float = key(number())  # the time in seconds that a service may be unreachable
     recovery: bool = key(boolean())  # a rank that is lost gets a new incarnation
@@ -79,6 +82,10 @@ class RunConfig:
         first = rank - rank % tensor
         end = min(first + 2 * tensor, rank - rank % self.parts + self.parts)
         return [each for each in range(first, end) if each != rank]
+
+    def sources(self, rank: int) -> list[int]:
+        """The ranks that may send something to a rank: rank 0 also hears from all that write outputs."""
+        return [each for each in range(self.workers) if rank in self.targets(each) or (rank == 0 < each and each % self.parts in self.last)]
 
     def batches_of(self, rank: int) -> range:
         """The numbers of the batches (from 0) that a rank computes: batch b goes to replica b modulo ``data``."""

@@ -4,9 +4,8 @@ The client builds the shards, and each worker reads one; the replicas of a run r
 replica. A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of these three), a head (number, size and checksum
 of each layer; the ranks that send to this rank before it), then one segment for each layer, in order. A layer in which the rank owns no
 rows, and before which it sends none, has no segment: a worker does not see the layers of other stages. Head and segments have the
-safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments, several in a request. It starts the
-next requests before it computes, so that the next segments arrive during the computation. It checks the checksum of all bytes before it
-uses them.
+safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments, several in a request. While it
+computes, or waits for its input, it loads the next segments. It checks the checksum of all bytes before it uses them.
 
 The columns of a rank's weights are renumbered: first the rank's own rows of the previous layer, then the rows of each source, ascending by
 the source's rank. So the multiplication has a local part, which can start at once, and a remote part, which waits for the sources.
@@ -15,10 +14,12 @@ the source's rank. So the multiplication has a local part, which can start at on
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -52,7 +53,7 @@ _START = _PREAMBLE.size + _CRC.size
 _MAGIC = b"FSDshrd3"
 HEAD_BYTES = 512 * 1024  # of the first request: another one takes longer than these bytes; often they hold the first layer too
 READ_BYTES = 4 << 20
-READS = 2  # requests for segments under way at a time, where the memory allows: together they use the bandwidth of a function
+READS = 2  # groups of segments that are loaded at a time, where the memory allows: together they use the bandwidth of a function
 
 
 @attrs.frozen(eq=False)
@@ -144,10 +145,10 @@ def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDAr
 class ShardReader:
     """Reads the shard at ``key``. Each iteration yields its layers in order. Raises `DamagedContent` if a checksum is wrong.
 
-    ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` runs the
-    requests for later segments, of which ``ahead`` are under way while the caller computes. With ``keep``, the first iteration keeps the
-    layers ready to multiply, and later iterations yield them. Without, the memory has the layers of one request and those that are read
-    ahead, as long as the caller forgets the layers that it has computed.
+    ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` loads the
+    layers of later requests while the caller computes or waits: those of up to ``ahead`` requests, `READS` at a time. With ``keep``, the
+    first iteration keeps the layers ready to multiply, and later iterations yield them. Without, the memory has the layers of one request
+    and those that were loaded ahead, as long as the caller forgets the layers that it has computed.
     """
 
     def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int = READS) -> None:
@@ -196,25 +197,28 @@ class ShardReader:
             yield self._kept
             return
         groups = self._groups()
-        asked: deque[Future[bytes]] = deque()
-        for number, (first, last) in enumerate(groups):
-            if not asked:
-                asked.extend(self._pool.submit(self._segments, *group) for group in groups[number : number + max(1, self._ahead)])
-            data = asked.popleft().result()
-            following = number + 1 + len(asked)
-            asked.extend(self._pool.submit(self._segments, *group) for group in groups[following : number + 1 + self._ahead])
-            layers = []
-            for at in range(first, last):
-                start = int(self._starts[at] - self._starts[first])
-                segment = memoryview(data)[start : start + int(self._ends[at] - self._starts[at])]
-                if zlib.crc32(segment) != self._checksums[at]:
-                    raise self._damaged("the checksum of this layer is wrong", self.numbers[at])
-                layers.append(_layer(self.numbers[at], segment))
-            del data, segment
-            if self._kept is not None:
-                self._kept += layers
-            yield layers
-            del layers
+        ahead = _Ahead(lambda number: self._load(*groups[number]), len(groups), self._pool, self._ahead)
+        try:
+            for _ in groups:
+                layers = ahead.take()
+                if self._kept is not None:
+                    self._kept += layers
+                yield layers
+                del layers
+        finally:
+            ahead.stop()
+
+    def _load(self, first: int, last: int) -> list[LayerShard]:
+        """Read the segments [first, last) in one request, and make them ready to multiply."""
+        data = self._range(int(self._starts[first]), int(self._ends[last - 1]))
+        layers = []
+        for at in range(first, last):
+            start = int(self._starts[at] - self._starts[first])
+            segment = memoryview(data)[start : start + int(self._ends[at] - self._starts[at])]
+            if zlib.crc32(segment) != self._checksums[at]:
+                raise self._damaged("the checksum of this layer is wrong", self.numbers[at])
+            layers.append(_layer(self.numbers[at], segment))
+        return layers
 
     def _groups(self) -> list[tuple[int, int]]:
         """Group the segments: each pair (first, last) means that one request reads the segments [first, last)."""
@@ -228,13 +232,55 @@ class ShardReader:
                 groups.append((at, at + 1))
         return groups
 
-    def _segments(self, first: int, last: int) -> bytes:
-        return self._range(int(self._starts[first]), int(self._ends[last - 1]))
-
     def _range(self, start: int, end: int) -> bytes:
         """The bytes [start, end) of the object. The first bytes of the object are in memory since the head was read."""
         have = self._begin[start:end]
         return have if len(have) == end - start else have + self._read(self._key, start + len(have), end)
+
+
+class _Ahead:
+    """Loads groups of layers in order, up to ``most`` of them before they are taken. ``load(number)`` loads a group; ``pool`` runs it."""
+
+    def __init__(self, load: Callable[[int], list[LayerShard]], count: int, pool: Executor, most: int) -> None:
+        self._load = load
+        self._count = count
+        self._pool = pool
+        self._most = most
+        self._asked: deque[Future[list[LayerShard]]] = deque()  # not taken yet
+        self._next = 0
+        self._lock = threading.RLock()  # a task that has ended already calls `_ended` at once
+        self._more(most)
+
+    def take(self) -> list[LayerShard]:
+        """The next group. Raises what ``load`` raised."""
+        with self._lock:
+            self._more(max(1, self._most))
+            group = self._asked[0]
+        layers = group.result()
+        with self._lock:
+            self._asked.popleft()
+            self._more(self._most)
+        return layers
+
+    def stop(self) -> None:
+        """Load no more, and forget what was loaded: a warm function must not enter its next run with it."""
+        with self._lock:
+            self._next = self._count
+            self._asked.clear()
+
+    def _more(self, most: int) -> None:
+        with self._lock:
+            while self._next < self._count and len(self._asked) < most and sum(not each.done() for each in self._asked) < READS:
+                group = self._pool.submit(self._load, self._next)
+                self._asked.append(group)
+                self._next += 1
+                group.add_done_callback(self._ended)
+
+    def _ended(self, group: Future[list[LayerShard]]) -> None:
+        if group.cancelled():  # by the pool's `shutdown`, which holds the lock that `submit` takes
+            return
+        with suppress(RuntimeError):  # the pool may be shut down
+            self._more(self._most)
 
 
 def _layer(number: int, segment: memoryview) -> LayerShard:

@@ -21,7 +21,7 @@ import attrs
 from fsd_core.common.crew import each
 from fsd_core.common.fields import integer, key, number, read, text
 from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, InvokeLimits, Launch
-from fsd_core.errors import RunFailed
+from fsd_core.errors import DriverError, RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
@@ -36,6 +36,7 @@ LAST_CHECK_S = 4.0
 THREADS = 16  # requests to launch functions that are under way at once
 FEW = 4  # for more missing claims, one request lists all claims
 FAILURES_S = 0.5  # between two requests for failures
+OFFER_S = 3.0  # for the launch of a function that the run can do without: a refusal may be over soon
 FINAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.INVALID, Code.TOO_LARGE})  # another launch cannot help
 
 
@@ -96,10 +97,21 @@ class Spawner:
         """Launch a function for each payload, with up to `THREADS` requests at once."""
         self._waiting += each(self._launch, payloads, THREADS)
 
-    def _launch(self, payload: LaunchPayload) -> _Child:
+    def offer(self, payload: LaunchPayload) -> bool:
+        """Launch a function that the run can do without. Returns `False` if the platform does not accept it within `OFFER_S` seconds."""
+        retry = Retry(min(self._retry.deadline, time.time() + OFFER_S), self._retry.meter, stop=self._retry.stop)
+        try:
+            self._waiting.append(self._launch(payload, retry))
+        except DriverError as error:
+            log.warning("rank %d gets no second function: %s", payload.rank, error)
+            return False
+        return True
+
+    def _launch(self, payload: LaunchPayload, retry: Retry | None = None) -> _Child:
         log.info("launches rank %d, attempt %d", payload.rank, payload.attempt)
         request = partial(self._invoker.invoke, WORKER, payload.pack())
-        return _Child(payload, self._retry.call(self._invoker, f"launch of rank {payload.rank}", request), time.monotonic())
+        launch = (retry or self._retry).call(self._invoker, f"launch of rank {payload.rank}", request)
+        return _Child(payload, launch, time.monotonic())
 
     def check(self) -> bool:
         """Look once for each missing claim. Launch a rank again if it is late or its launch was refused.

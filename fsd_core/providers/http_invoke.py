@@ -12,16 +12,18 @@ This module uses the HTTP client of the standard library. Importing it adds 25 t
 from __future__ import annotations
 
 import http.client
+import itertools
+import random
 import re
 import secrets
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
@@ -29,7 +31,7 @@ from fsd_core.common.interrupt import remaining
 from fsd_core.driver import WORKER, Code, Failure, Failures, InvokeLimits, Refused
 from fsd_core.providers.checks import check_payload
 from fsd_core.providers.codes import http_code
-from fsd_core.providers.proxies import proxy_for
+from fsd_core.providers.proxies import Proxy, proxy_for
 
 __all__ = ["NONCE", "HttpInvoker", "HttpLaunch", "code_of"]
 
@@ -78,15 +80,16 @@ class HttpLaunch:
 class HttpInvoker:
     """Implements `fsd_core.driver.InvokeDriver` except ``native`` and ``service``; safe to call from several threads.
 
-    ``url``: the function's address, https unless it is on this machine. ``headers``: called for each launch, before ``invoke`` returns, so
-    that tokens are fresh and ``invoke`` raises their errors. ``classify``: gives the code of an error. ``code_of``: gives the code of an
+    ``urls``: the function's addresses, at least one. Launches take turns among them, beginning with a random one: each function that
+    launches others has its own invoker. ``headers``: called for each launch, before ``invoke`` returns, so that tokens are fresh and
+    ``invoke`` raises their errors. ``classify``: gives the code of an error. ``code_of``: gives the code of an
     answer, see the function `code_of`. ``cut_s``: the seconds after which the platform's front end closes connections. An error on a
     connection of this age is ignored, because the function may still be running.
     """
 
     def __init__(
         self,
-        url: str,
+        urls: Sequence[str],
         headers: Callable[[], Mapping[str, str]],
         limits: InvokeLimits,
         classify: Callable[[BaseException], Code],
@@ -95,8 +98,8 @@ class HttpInvoker:
         cut_s: float | None = None,
     ) -> None:
         self.limits = limits
-        self._url = urlsplit(url)
-        self._proxy = proxy_for(url)
+        self._places = [(urlsplit(url), proxy_for(url)) for url in urls]
+        self._turn = itertools.count(random.randrange(len(urls)))
         self._headers = headers
         self._classify = classify
         self._code_of = code_of
@@ -117,20 +120,21 @@ class HttpInvoker:
                 raise Refused(Code.THROTTLED, f"{MAX_OPEN} launches of this process wait for their answers: expected fewer")
             self._open.add(launch)
         try:
-            threading.Thread(target=self._hold, args=(launch, headers), name="fsd-launch", daemon=True).start()
+            place = self._places[next(self._turn) % len(self._places)]
+            threading.Thread(target=self._hold, args=(launch, headers, *place), name="fsd-launch", daemon=True).start()
         except RuntimeError as error:  # the system has no more threads
             with self._lock:
                 self._open.discard(launch)
             raise Refused(Code.THROTTLED, f"launch: {error}") from error
         return launch
 
-    def _hold(self, launch: HttpLaunch, headers: Mapping[str, str]) -> None:
+    def _hold(self, launch: HttpLaunch, headers: Mapping[str, str], url: SplitResult, proxy: Proxy | None) -> None:
         """The thread of a launch: send it, wait for the answer, keep the code of the answer."""
         started, sent = time.monotonic(), False
         connection = None
         try:
-            connection = self._connect(launch)
-            connection.request("POST", self._target, launch.payload, dict(headers))
+            connection = self._connect(launch, url, proxy)
+            connection.request("POST", (url.path or "/") + (f"?{url.query}" if url.query else ""), launch.payload, dict(headers))
             sent = True
             answer = connection.getresponse()
             words = answer.read(_READ_BYTES).decode(errors="replace")
@@ -158,20 +162,16 @@ class HttpInvoker:
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context()
 
-    @property
-    def _target(self) -> str:
-        return (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
-
-    def _connect(self, launch: HttpLaunch) -> http.client.HTTPConnection:
+    def _connect(self, launch: HttpLaunch, url: SplitResult, proxy: Proxy | None) -> http.client.HTTPConnection:
         """An open connection, through the environment's proxy if it names one, with a time-out longer than the function's time limit."""
-        host, port, secure = self._url.hostname or "", self._url.port, self._url.scheme == "https"
-        at = (self._proxy.host, self._proxy.port) if self._proxy else (host, port)
+        host, port, secure = url.hostname or "", url.port, url.scheme == "https"
+        at = (proxy.host, proxy.port) if proxy else (host, port)
         if secure:
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(*at, timeout=CONNECT_S, context=self._tls)
         else:
             connection = http.client.HTTPConnection(*at, timeout=CONNECT_S)
-        if self._proxy:
-            connection.set_tunnel(host, port, self._proxy.headers)
+        if proxy:
+            connection.set_tunnel(host, port, proxy.headers)
         connection.connect()
         wait_s = None if self.limits.timeout_s is None else self.limits.timeout_s + _LATE_S
         connection.sock.settimeout(wait_s)

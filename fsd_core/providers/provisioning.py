@@ -11,7 +11,7 @@ import attrs
 
 from fsd_core.common.interrupt import leaving
 from fsd_core.driver import Code, ObjectDriver, Provider, Resources
-from fsd_core.errors import InputError
+from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.app_name import check_app, check_size
 from fsd_core.providers.package import Package, Recipe, stub
 from fsd_core.providers.probes import Pair, probe_function, probe_queues
@@ -213,7 +213,8 @@ class AppProvisioner(ABC, Generic[A, S]):
 def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: Callable[[], object]) -> None:
     """Empty a bucket, then remove it by the request ``remove``; close ``objects``. ``what`` names the bucket in errors.
 
-    Starts again while the service refuses ``remove`` with ALREADY_EXISTS, because a worker that still ran wrote an object.
+    Starts again while the service refuses ``remove`` with ALREADY_EXISTS, because a worker that still ran wrote an object. A bucket that
+    does not exist is no error: an earlier call or another client removed it.
     """
 
     def removed() -> bool:
@@ -221,8 +222,13 @@ def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: C
         return True
 
     def check() -> bool | None:
-        Store(objects, requests.retry).delete_prefix("")
-        return requests.unless(Code.ALREADY_EXISTS, f"removing {what}", removed)
+        try:
+            Store(objects, requests.retry).delete_prefix("")
+            return requests.unless(Code.ALREADY_EXISTS, f"removing {what}", removed)
+        except DriverError as error:
+            if error.code is Code.NOT_FOUND:
+                return True
+            raise
 
     with closing(objects):
         requests.until(f"{what} empty", check)

@@ -26,13 +26,18 @@ class Store:
         """Create or replace the object at ``key``."""
         self.retry.call(self.driver, f"put {key}", lambda: self.driver.put(key, body))
 
-    def put_once(self, key: str, body: bytes) -> None:
-        """Create the object at ``key``, unless it exists: then it stays, because every other caller's ``body`` is as good."""
+    def put_once(self, key: str, body: bytes) -> bool:
+        """Create the object at ``key``, unless it exists: then it stays, because every other caller's ``body`` is as good.
+
+        Returns `False` if it existed. It may be this call's own then, if the reply of a first try was lost.
+        """
         try:
             self.retry.call(self.driver, f"create {key}", lambda: self.driver.put(key, body, if_absent=True))
         except DriverError as error:
             if error.code is not Code.ALREADY_EXISTS:
                 raise
+            return False
+        return True
 
     def create(self, key: str, body: bytes) -> bool:
         """Create the object at ``key`` if it does not exist. Returns `True` if this call created it.

@@ -61,9 +61,9 @@ class LayerLoop(Loop):
                 self.progress.report(batch // self.config.data * self.config.layers + before)
             self.watch.enter("load")
             del some, first, layer  # the next layers are read now: the memory may not hold these beside them
-        if self.channel is not None and self.config.pipeline > 1:  # another stage may take as long from one send to the next
-            self.channel.stall_limit.step_ended(time.monotonic() - began)
-        return encode(block)
+        if self.channel is not None and self.config.pipeline > 1:
+            self.channel.batch_ended(time.monotonic() - began)
+        return encode(block) if self.rank % self.config.parts in self.config.last else b""
 
     def _layers(self, some: Sequence[LayerShard], block: Block, step: int) -> Block:
         """Compute a stretch of layers. For the first one: send, multiply the local rows, receive, add the product of the received rows."""

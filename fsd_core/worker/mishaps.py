@@ -20,14 +20,14 @@ LOOK_S = 0.05  # a worker that hangs looks this often whether its run is over
 class Mishaps:
     """The mishaps of one worker. ``over`` returns true once its run is over: a worker that hangs then goes on, and stops.
 
-    A kill, and a hang, hits only the first incarnation of a rank, once.
+    They hit only the first incarnation of a rank; a kill, and a hang, once.
     """
 
     def __init__(self, faults: Faults, rank: int, incarnation: int, watch: Stopwatch, over: Callable[[], bool]) -> None:
         first = incarnation == 0
         self._kill = min((layer for victim, layer in faults.kill if victim == rank and first), default=None)
         self._hang = min((layer for victim, layer in faults.hang if victim == rank and first), default=None)
-        self._factor = dict(faults.slow).get(rank, 1.0)
+        self._factor = dict(faults.slow).get(rank, 1.0) if first else 1.0
         self._watch = watch
         self._over = over
         self._computed = 0.0  # seconds of computing for which this worker has already waited

@@ -169,7 +169,7 @@ class Worker:
         self.store.driver = self.wrappers.objects(self.objects, since=self.began_monotonic)
         self.lines = lines.Lines(self.journal, self.store.driver, self.keys.log(self.rank), self.launch.deadline, self.meter)
         self.lines.start(config.log)
-        self.recovery.on = config.recovery
+        self.recovery.on, self.recovery.beside = config.recovery, not config.queued
         spawner = self._start_children(config)
         if self.rank == 0:
             watch = partial(slots.watch, self.store, self.launch.slot, self.launch.epoch, self.background.over)
@@ -249,6 +249,7 @@ class Worker:
         ask = self.recovery.ask if config.queued and config.recovery else None
         newest = partial(slots.newest_epoch, self.store, self.launch.slot)
         settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask, newest_epoch=newest)
+        settings = attrs.evolve(settings, slow=self.recovery.slow_sources(config, self.launch_s + time.time() - self.began, slack_s))
         if messages is None:
             return ObjectChannel(self.store, settings)
         if config.channel == "hybrid":
@@ -317,6 +318,8 @@ class Worker:
         """Send to rank 0 that this rank's output is written. Rank 0 waits for all ranks with an output: its record ends the run."""
         if self.rank == 0:
             self.watch.enter("exchange")
+            if channel.slow is not None:
+                channel.slow.patience.work_ended(config.pipeline)
             # Other ranks may have layers left after the last layer in which rank 0 receives. Each may take as long as a step may take.
             heard = max((number for number, sources in zip(shard.numbers, shard.sources, strict=True) if sources), default=0)
             silent = config.layers - (heard if config.data == config.pipeline == 1 else 0)

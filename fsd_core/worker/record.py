@@ -41,7 +41,8 @@ def make(
     fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "timeline": watch.timeline()}
     fields |= {"peak_bytes": peak_bytes(), "kernel": kernel_name(), "log": list(lines)}
     left = kept.pack() if kept is not None else None
-    fields |= {"incarnation": incarnation, "behind_s": behind_s, "kept_bytes": kept.bytes if kept is not None else 0}
+    kept_bytes = kept.bytes if kept is not None else 0
+    fields |= {"incarnation": incarnation, "behind_s": behind_s, "kept_bytes": kept_bytes, "left": left is not None}
     counts = dict(meter)
     counts["object_puts"] += 1
     body = b""

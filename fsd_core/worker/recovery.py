@@ -1,4 +1,7 @@
-"""What one worker does about lost ranks: it reads the news of the run, and a new incarnation asks for what was sent before its time."""
+"""What one worker does about lost and slow ranks.
+
+It reads the news of the run, adds the ranks that it calls slow, and a new incarnation asks for what was sent before its time.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,32 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 
-from fsd_core.channel import Aborted, Channel, News, NewsList, Superseded
+from fsd_core.channel import SLOWEST_FACTOR, Aborted, Channel, News, NewsList, Patience, SlowSources, Superseded
 from fsd_core.channel.kept import unpack
 from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
 from fsd_core.protocol import records
+from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
 __all__ = ["Recovery"]
 
 log = logging.getLogger(__name__)
+STARTS = 3.0  # another rank may take so many times as long to start as this one before this one calls it slow
 ASKS = 2  # so often a rank asks in a step before it gives up a source that has ended and left nothing
 
 
 class Recovery:
-    """The part of ``incarnation`` of ``rank``. ``pool`` reads records. Without ``on``, the run does not replace lost ranks."""
+    """The part of ``incarnation`` of ``rank``. ``pool`` reads records. Without ``on``, the run does not replace lost ranks.
+
+    ``beside``: a newer incarnation may work beside this one, because they share no queue. Then only a death takes its place from a rank.
+    """
 
     def __init__(self, store: Store, keys: RunKeys, rank: int, incarnation: int, pool: Executor) -> None:
         self.on = False
+        self.beside = False
         self._store = store
         self._keys = keys
         self._rank = rank
@@ -36,7 +45,9 @@ class Recovery:
         self._news = NewsList(store, keys)
         self._channel: Channel | None = None
         self._looks = 0
-        self._lost: News | None = None  # the death of the incarnation before this one
+        self._lost: News | None = None  # the death of the incarnation before this one, or that it is slow
+        self._slow: set[tuple[int, int]] = set()  # ranks that somebody has called slow, with their incarnations
+        self._layer: int | None = None  # in which this worker is
         self._taken: set[int] = set()  # sources whose records were read
         self._asked = (0, 0)  # a step, and how often this rank asked in it
         self.behind_s = 0.0  # seconds from the report of that death until this incarnation reached the layer in which it happened
@@ -47,10 +58,15 @@ class Recovery:
         Raises `Superseded` if this rank has a newer incarnation, and the errors of `Channel.heed`.
         """
         for news in self._news.read() if self.on else ():
-            if news.rank == self._rank and news.newest > self._incarnation:
+            mine = news.rank == self._rank
+            if mine and news.newest > self._incarnation:
+                if self.beside and news.kind != "lost":
+                    continue
                 raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has its place", rank=self._rank)
-            if news.rank == self._rank and news.kind == "lost" and news.newest == self._incarnation:
-                self._lost = news
+            if news.kind == "slow":
+                self._slow.add((news.rank, news.incarnation))
+            if mine and news.kind in ("lost", "slow") and news.incarnation == self._incarnation - 1:
+                self._lost = self._lost or news
             if self._channel is not None:
                 self._channel.heed(news)
 
@@ -85,6 +101,40 @@ class Recovery:
             reason = f"this rank was lost ({why}), and rank {gone[0]} has ended and left nothing for it: the budget is exceeded"
             raise RunFailed(Code.UNAVAILABLE, reason, rank=self._rank)
 
+    def slow_sources(self, config: RunConfig, started_s: float, slack_s: float) -> SlowSources | None:
+        """How this rank finds slow sources; `None` in a run that does not replace them.
+
+        ``started_s``: the seconds from the start of the run until this rank opens its channel. ``slack_s``: see `ChannelConfig`.
+        """
+        if not config.slow_s:
+            return None
+        stages_s = SLOWEST_FACTOR * config.stage_s * (1 + config.stage(self._rank))  # those before this one compute first
+        slow_s = config.slow_s + slack_s
+        return SlowSources(Patience(slow_s, max(slow_s, STARTS * started_s) + stages_s), self.call_slow)
+
+    def call_slow(self, step: int, sources: Sequence[int], again: bool) -> None:
+        """Add ``sources``, which this rank waits for in ``step``, to the news, but those that are called slow there already.
+
+        With ``again``, add those too: the client then knows that this rank waits itself. Adds nobody if the news say that a rank was
+        replaced meanwhile, because its next incarnation takes its time; nor if this rank no longer holds what it sent, because then the
+        others may hold no more what a new incarnation needs.
+        """
+        channel = self._channel
+        assert channel is not None
+        if not self.beside and channel.kept.forgot:
+            return
+        before = sum(channel.incarnations.values())
+        self.look()
+        if sum(channel.incarnations.values()) > before:
+            return
+        for source in sources:
+            incarnation = channel.incarnations.get(source, 0)
+            if again or (source, incarnation) not in self._slow:
+                log.warning("waits too long for rank %d in step %d: calls it slow", source, step)
+                news = News(kind="slow", rank=source, incarnation=incarnation, step=step, layer=self._layer, by=self._rank)
+                self._news.add(news)
+                channel.say(news, [source])
+
     def _say_hello(self, step: int, ranks: Sequence[int]) -> None:
         assert self._channel is not None
         hello = News(kind="hello", rank=self._rank, incarnation=self._incarnation, step=step)
@@ -113,6 +163,7 @@ class Recovery:
 
     def reached(self, layer: int | None) -> None:
         """This worker begins ``layer`` (1-based), or has computed all its layers (`None`)."""
+        self._layer = layer
         if self._lost is not None and not self.behind_s and (layer is None or layer >= (self._lost.layer or 1)):
             self.behind_s = max(0.001, time.time() - self._lost.at)
             log.info("is where its predecessor was lost, %.2f s after the report", self.behind_s)

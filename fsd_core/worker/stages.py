@@ -53,7 +53,7 @@ class StageLoop(Loop):
         if self.progress is not None:
             self.progress.report((batch // self.config.data + 1) * self.config.layers)
         if self.channel is not None:
-            self.channel.stall_limit.step_ended(time.monotonic() - began)  # another stage may take as long from one send to the next
+            self.channel.batch_ended(time.monotonic() - began)
         self.watch.enter("other")
         return output
 

@@ -101,7 +101,7 @@ variable "runtime" {
 
 variable "kms_key" {
   type        = string
-  description = "The name of your key in Cloud KMS, which the accounts of Cloud Storage and Pub/Sub may use; null: keys of Google."
+  description = "The name of your key in Cloud KMS, which the accounts named in docs/how-to-gcp.md may use; null: keys of Google."
   default     = null
 }
 
@@ -269,14 +269,27 @@ resource "google_storage_bucket_object" "source" {
 
 data "google_project" "here" {}
 
+# Google takes a key of a function only with a repository for its image that has the same key.
+resource "google_artifact_registry_repository" "image" {
+  count         = var.kms_key == null ? 0 : 1
+  repository_id = local.function
+  location      = var.region
+  format        = "DOCKER"
+  kms_key_name  = var.kms_key
+  labels        = local.labels
+  depends_on    = [google_project_service.api]
+}
+
 resource "google_cloudfunctions2_function" "worker" {
-  name     = local.function
-  location = var.region
-  labels   = local.labels
+  name         = local.function
+  location     = var.region
+  labels       = local.labels
+  kms_key_name = var.kms_key
 
   build_config {
-    runtime     = var.runtime
-    entry_point = "handle"
+    runtime           = var.runtime
+    entry_point       = "handle"
+    docker_repository = one(google_artifact_registry_repository.image[*].id)
     source {
       storage_source {
         bucket = google_storage_bucket.objects.name

@@ -15,6 +15,7 @@ from schemas import ANY, Api, Field, Operation, Schema, Terms, template
 __all__ = ["DOCUMENTS", "read"]
 
 DOCUMENTS = {
+    "artifactregistry": "v1",
     "cloudfunctions": "v2",
     "cloudkms": "v1",
     "cloudresourcemanager": "v1",

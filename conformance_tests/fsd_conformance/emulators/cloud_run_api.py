@@ -1,5 +1,5 @@
-"""The control plane of the local Cloud Run, as REST: Cloud Functions v2, service accounts, policies, Service Usage, keys, the
-log bucket.
+"""The control plane of the local Cloud Run, as REST: Cloud Functions v2, service accounts, policies, Service Usage, keys,
+repositories, the log bucket.
 
 All of Google's hosts have the same address here. Other operations are answered with 501 and their name.
 """
@@ -18,6 +18,7 @@ from fsd_conformance.emulators.cloud_run_deploy import Deployer, Options
 from fsd_conformance.emulators.cloud_run_iam import Iam
 from fsd_conformance.emulators.cloud_run_keys import Keys
 from fsd_conformance.emulators.cloud_run_metadata import PROJECT_NUMBER, Issuer
+from fsd_conformance.emulators.cloud_run_repositories import Repositories
 from fsd_conformance.emulators.cloud_run_store import Function, ServiceError, check, invalid, masked, now, status
 from fsd_conformance.emulators.web import Request, Response
 
@@ -51,6 +52,10 @@ _ROUTES = [  # method, path, the API that must be enabled, operation
     ("PATCH", f"/v1/({_K[1:]}/keyRings/[^/:]+/cryptoKeys/[^/:]+)/cryptoKeyVersions/1", "cloudkms", "disable_key"),
     ("GET", f"/v1/({_K[1:]}/keyRings/[^/:]+(?:/cryptoKeys/[^/:]+)?):getIamPolicy", "cloudkms", "get_key_policy"),
     ("POST", f"/v1/({_K[1:]}/keyRings/[^/:]+(?:/cryptoKeys/[^/:]+)?):setIamPolicy", "cloudkms", "set_key_policy"),
+    ("POST", f"/v1/({_K[1:]})/repositories", "artifactregistry", "create_repository"),
+    ("GET", f"/v1/({_K[1:]}/repositories/[^/:]+)", "artifactregistry", "get_repository"),
+    ("DELETE", f"/v1/({_K[1:]}/repositories/[^/:]+)", "artifactregistry", "delete_repository"),
+    ("GET", f"/v1/({_K[1:]}/operations/[^/:]+)", "artifactregistry", "get_repository_operation"),
     ("GET", f"/v1{_P}/services/([^/:]+)", "serviceusage", "get_service"),
     ("POST", f"/v1{_P}/services/([^/:]+):enable", "serviceusage", "enable_service"),
     ("POST", f"/v1{_P}/services/([^/:]+):disable", "serviceusage", "disable_service"),
@@ -73,6 +78,7 @@ class Api:
         self._issuer = issuer
         self._operations: dict[str, dict[str, Any]] = {}
         self._keys = Keys()
+        self._repositories = Repositories()
         self._log_days = 30  # how long the log bucket _Default keeps entries
         self._disabled = {name.removesuffix(".googleapis.com") for name in options.disabled.split(",") if name}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,6 +148,7 @@ class Api:
         if body.get("name", name) != name:
             raise invalid(f"function.name {body['name']!r}: expected {name}")
         fields = check(body)
+        self._repositories.check(fields)
         if name in self.functions:
             raise ServiceError("ALREADY_EXISTS", f"Resource '{name}' already exists")
         if self.named(short) is not None:
@@ -163,6 +170,7 @@ class Api:
     def _update_function(self, request: Request, project: str, region: str, short: str) -> dict[str, Any]:
         function = self._function(project, region, short)
         fields = check(masked(function.fields, _json(request), request.query.get("updateMask", [""])[0]))
+        self._repositories.check(fields)
         return self._begin(function, "update", self._deploy(function, fields))
 
     def _delete_function(self, request: Request, project: str, region: str, short: str) -> dict[str, Any]:
@@ -296,6 +304,20 @@ class Api:
 
     def _set_key_policy(self, request: Request, name: str) -> dict[str, Any]:
         return self._iam.set_policy(self._keys.find(name)["name"], _json(request))
+
+    # repositories
+
+    def _create_repository(self, request: Request, place: str) -> dict[str, Any]:
+        return self._repositories.make(place, request.query.get("repositoryId", [""])[0], _json(request))
+
+    def _get_repository(self, request: Request, name: str) -> dict[str, Any]:
+        return self._repositories.find(name)
+
+    def _delete_repository(self, request: Request, name: str) -> dict[str, Any]:
+        return self._repositories.delete(name)
+
+    def _get_repository_operation(self, request: Request, name: str) -> dict[str, Any]:
+        return self._repositories.operation(name)
 
     # logs: their retention is stored and nothing is deleted; requests make no entries in an audit log
 

@@ -42,8 +42,8 @@ _SOURCE = {"storageSource": {"bucket": _KEPT, "object": _KEPT, "generation": _KE
 _FIELDS: Mapping[str, Any] = {
     **dict.fromkeys(("name", "description", "environment"), _KEPT),
     **dict.fromkeys(("state", "updateTime", "createTime", "stateMessages", "url", "satisfiesPzs", "satisfiesPzi", "upgradeInfo"), _OUT),
-    **dict.fromkeys(("eventTrigger", "kmsKeyName"), _ABSENT),
-    "labels": _KEPT,
+    "eventTrigger": _ABSENT,
+    **dict.fromkeys(("labels", "kmsKeyName"), _KEPT),
     "buildConfig": {
         **dict.fromkeys(("runtime", "entryPoint", "serviceAccount", "dockerRegistry", "dockerRepository"), _KEPT),
         **dict.fromkeys(("build", "sourceProvenance"), _OUT),

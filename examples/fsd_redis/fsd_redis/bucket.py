@@ -1,10 +1,11 @@
 """Objects in a bucket of an S3-compatible store: the driver that fsd has for Amazon S3, at the address in AWS_ENDPOINT_URL_S3."""
 
 from collections.abc import Mapping
-from contextlib import closing, suppress
 
+from fsd_aws.api import Api
 from fsd_aws.objects import AwsObjects
 from fsd_core.driver import Code, Resources
+from fsd_core.providers.provisioning import remove_store
 
 
 class BucketObjects(AwsObjects):
@@ -13,20 +14,16 @@ class BucketObjects(AwsObjects):
     service = "the S3-compatible store"
 
 
-def make(names: Mapping[str, str], app: str) -> None:
-    """Make the bucket, unless it is there. Raises the SDK's errors."""
-    with closing(BucketObjects(Resources(app, 1, 1, names))) as objects, suppress(objects.native().exceptions.BucketAlreadyOwnedByYou):
-        objects.native().create_bucket(Bucket=names["bucket"])
+def make(names: Mapping[str, str]) -> None:
+    """Make the bucket, unless it is there. Raises `DriverError` if it belongs to somebody else."""
+    with Api(names["region"]) as api:
+        api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=names["bucket"])
+        api.call("s3", "head_bucket", Bucket=names["bucket"])
 
 
 def remove(had: Resources) -> str:
     """Empty and remove the bucket. Returns a line for people."""
-    with closing(BucketObjects(had)) as objects:
-        try:
-            while keys := objects.list("").keys:
-                objects.delete(keys)
-            objects.native().delete_bucket(Bucket=had.names["bucket"])
-        except Exception as error:
-            if objects.classify(error) is not Code.NOT_FOUND:  # an earlier call removed it
-                raise
-    return f"bucket {had.names['bucket']}"
+    bucket = had.names["bucket"]
+    with Api(had.names["region"]) as api:
+        remove_store(api, BucketObjects(had), f"bucket {bucket}", lambda: api.client("s3").delete_bucket(Bucket=bucket))
+    return f"bucket {bucket}"

@@ -4,16 +4,15 @@ A delivered message stays in the group's list of pending entries until its ackno
 The lease is that time: `XAUTOCLAIM` delivers again what has been pending for longer. A receive that waits for new messages does not see
 that a lease ends, so each wait in Redis is short: at most an eighth of a lease.
 
-A token is (id, number of the delivery), and the script that acknowledges compares the number: a late acknowledgement of an earlier
-delivery must not remove the message under its next receiver. Each request is one script or one command.
+A token is "ID COUNT", where COUNT is the number of the delivery, and the script that acknowledges compares the number: a late
+acknowledgement of an earlier delivery must not remove the message under its next receiver. Each request is one script or one command.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Sequence
 
-from fsd_core.driver import Code, Delivery, Message, Rejected, Resources
+from fsd_core.driver import Delivery, Message, Rejected, Resources
 from fsd_core.providers.checks import check_ack, check_publish, check_receive
 from fsd_redis.client import BLOCK_S, RedisDriver, name
 from fsd_redis.settings import messages
@@ -30,16 +29,19 @@ repeat
   end
 until got[1] == '0-0' or #found >= limit
 return found"""
-_ACK = """for i = 1, #ARGV, 2 do
-  local pending = redis.call('XPENDING', KEYS[1], 'fsd', ARGV[i], ARGV[i], 1)
-  if pending[1] and pending[1][4] == tonumber(ARGV[i + 1]) then
-    redis.call('XACK', KEYS[1], 'fsd', ARGV[i])
-    redis.call('XDEL', KEYS[1], ARGV[i])
-  end
+_ACK = """local held = {}
+for _, token in ipairs(ARGV) do
+  local id, count = string.match(token, '(%S+) (%d+)')
+  local pending = redis.call('XPENDING', KEYS[1], 'fsd', id, id, 1)
+  if pending[1] and pending[1][4] == tonumber(count) then held[#held + 1] = id end
+end
+if #held > 0 then
+  redis.call('XACK', KEYS[1], 'fsd', unpack(held))
+  redis.call('XDEL', KEYS[1], unpack(held))
 end"""
 
 
-def queue(app: str, slot: int, rank: int) -> str:
+def queue(app: str, slot: int, rank: object) -> str:
     """The key of a queue."""
     return name(app, "queue", slot, rank)
 
@@ -49,7 +51,7 @@ class RedisMessages(RedisDriver):
 
     def __init__(self, resources: Resources, slot: int) -> None:
         super().__init__(resources)
-        self._slot = slot
+        self._queues = queue(self._app, slot, "")
         self._look_s: dict[int, float] = {}  # rank -> when to look for ended leases again
         self.limits = messages(float(resources.names["lease_s"]))
 
@@ -60,24 +62,25 @@ class RedisMessages(RedisDriver):
     def publish(self, messages: Sequence[Message]) -> Sequence[Rejected]:
         """Send all messages by one script; none where memory is full, and those before it where a queue is missing."""
         check_publish(self.limits, messages, self.route)
-        queues = [queue(self._app, self._slot, message.rank) for message in messages]
-        self._redis.eval(_PUBLISH, len(queues), *queues, *(message.body for message in messages))
+        queues = [f"{self._queues}{message.rank}" for message in messages]
+        self.ask("EVAL", _PUBLISH, len(queues), *queues, *[message.body for message in messages])
         return []
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
         """Return up to ``limit`` messages: those whose lease ended at times, new ones otherwise."""
         check_receive(self.limits, limit, wait_s)
-        key, now = queue(self._app, self._slot, rank), time.monotonic()
+        key, now = f"{self._queues}{rank}", time.monotonic()
         until, eighth = now + wait_s, self.limits.lease_s / 8
         while True:
             if now >= self._look_s.setdefault(rank, now + eighth):
-                again = self._redis.eval(_AGAIN, 1, key, math.ceil(1000 * self.limits.lease_s), limit)
+                again = self.ask("EVAL", _AGAIN, 1, key, math.ceil(1000 * self.limits.lease_s), limit)
                 self._look_s[rank] = now + (eighth if len(again) < limit else 0.0)
                 if again:
-                    return [Delivery((entry, count), body) for entry, count, body in again]
+                    return [Delivery(b"%b %d" % (entry, count), body) for entry, count, body in again]
             wait = math.ceil(1000 * min(until - now, eighth, BLOCK_S))
-            if found := self._redis.xreadgroup("fsd", "fsd", {key: ">"}, limit, block=wait if wait > 0 else None):
-                return [Delivery((entry, 1), fields[b"b"]) for entry, fields in found[0][1]]
+            block = ("BLOCK", wait) if wait > 0 else ()  # for BLOCK 0, Redis waits without an end
+            if found := self.ask("XREADGROUP", "GROUP", "fsd", "fsd", "COUNT", limit, *block, "STREAMS", key, ">"):
+                return [Delivery(entry + b" 1", body) for entry, (_, body) in found[0][1]]
             now = time.monotonic()
             if now >= until:
                 return []
@@ -85,7 +88,5 @@ class RedisMessages(RedisDriver):
     def ack(self, rank: int, tokens: Sequence[object]) -> Sequence[Rejected]:
         """Remove deliveries, by one script. A message that was delivered again is not removed."""
         check_ack(self.limits, tokens)
-        sound = [token for token in tokens if isinstance(token, tuple)]
-        self._redis.eval(_ACK, 1, queue(self._app, self._slot, rank), *itertools.chain(*sound))
-        wrong = (index for index, token in enumerate(tokens) if not isinstance(token, tuple))
-        return [Rejected(index, Code.INVALID, f"token {tokens[index]!r}: expected the token of a delivery") for index in wrong]
+        self.ask("EVAL", _ACK, 1, f"{self._queues}{rank}", *tokens)
+        return []

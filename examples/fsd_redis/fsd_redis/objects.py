@@ -6,7 +6,7 @@ many gigabytes belong into a bucket (`fsd_redis.bucket`).
 
 from collections.abc import Sequence
 
-from fsd_core.driver import Code, Page, Refused, Rejected, Resources
+from fsd_core.driver import Page, Rejected, Resources
 from fsd_core.providers.checks import check_delete, check_put, check_range
 from fsd_redis.client import RedisDriver, name
 from fsd_redis.settings import OBJECTS
@@ -35,31 +35,29 @@ class RedisObjects(RedisDriver):
         self._mark, self._keys = name(self._app, MARK), name(self._app, "keys")
 
     def _key(self, key: str) -> str:
-        if not 1 <= len(key) <= 512 or not key.isascii() or not key.isprintable():
-            raise Refused(Code.INVALID, f"key {key[:80]!r}: expected 1 to 512 printable ASCII characters")
         return name(self._app, "object", key)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, *, if_absent: bool = False) -> None:
         """Write the object. With ``if_absent``, Redis answers EXISTS unless this call created it."""
         check_put(self.limits, key, body)
-        self._redis.eval(_PUT, 3, self._mark, self._key(key), self._keys, key, bytes(body), int(if_absent))
+        self.ask("EVAL", _PUT, 3, self._mark, self._key(key), self._keys, key, bytes(body), int(if_absent))
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes [start, end) of the object."""
         first = check_range(key, start, end)
         last = -1 if end is None else max(first, end - 1)  # an empty range shows whether the object exists
-        body: bytes = self._redis.eval(_GET, 2, self._mark, self._key(key), "" if (first, end) == (0, None) else first, last)
+        body: bytes = self.ask("EVAL", _GET, 2, self._mark, self._key(key), "" if (first, end) == (0, None) else first, last)
         return b"" if end == first else body
 
     def list(self, prefix: str, page: str | None = None) -> Page:
         """One page of the keys with ``prefix``. ``page`` is the last key of the page before."""
         low = f"[{prefix}" if page is None else f"({page}"
-        found = self._redis.eval(_LIST, 2, self._mark, self._keys, low, b"(" + prefix.encode() + b"\xff", self.limits.page_keys)
+        found = self.ask("EVAL", _LIST, 2, self._mark, self._keys, low, b"(" + prefix.encode() + b"\xff", self.limits.page_keys)
         keys = [key.decode() for key in found]
         return Page(keys, keys[-1] if len(keys) == self.limits.page_keys else None)
 
     def delete(self, keys: Sequence[str]) -> Sequence[Rejected]:
         """Remove the objects."""
         check_delete(self.limits, keys)
-        self._redis.eval(_DELETE, 2 + len(keys), self._mark, self._keys, *map(self._key, keys), *keys)
+        self.ask("EVAL", _DELETE, 2 + len(keys), self._mark, self._keys, *map(self._key, keys), *keys)
         return []

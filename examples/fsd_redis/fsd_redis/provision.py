@@ -6,20 +6,19 @@ from contextlib import closing, contextmanager
 from typing import Any
 from urllib.request import Request, urlopen
 
-import redis
-
 from fsd_core.common.fields import read
-from fsd_core.driver import Code, Resources
-from fsd_core.errors import DriverError, InputError
-from fsd_core.providers.advice import advise, line
+from fsd_core.driver import Resources
+from fsd_core.errors import InputError
 from fsd_core.providers.app_name import check_app, check_size
 from fsd_core.providers.environment import from_record, to_environment
+from fsd_core.providers.requests import Requests
 from fsd_core.providers.settings import texts
-from fsd_redis.client import CONNECT_S, classify, client, name
+from fsd_redis import PROVIDER
+from fsd_redis.client import CONNECT_S, DENIED, classify, client, name
 from fsd_redis.invoke import SECRET
 from fsd_redis.messages import queue
 from fsd_redis.objects import MARK
-from fsd_redis.settings import ADDRESS, ADVICE, HOSTS, TOKEN, URL, WORKERS, Settings
+from fsd_redis.settings import ADDRESS, HOSTS, TOKEN, URL, WORKERS, Settings
 
 _MAKE = "for _, queue in ipairs(KEYS) do redis.pcall('XGROUP', 'CREATE', queue, 'fsd', '0', 'MKSTREAM') end"  # does nothing to a queue
 
@@ -39,9 +38,9 @@ class RedisProvisioner:
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
         """Make what is missing. Raises `InputError` if Redis or a worker host cannot be used as it is set up."""
         check_size(ranks, slots)
-        with self._asking(app) as api:
-            _check(api.info(), self._workers)
-            had = self._read(api, app) or Resources(app, 0, 0)
+        with self._asking(app) as ask:
+            _check(ask(lambda redis: redis.info("memory")), self._workers)
+            had = self._read(ask, app) or Resources(app, 0, 0)
             names = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s"))
             bucket = f"{self._settings.bucket}-{app}" if self._settings.bucket else ""
             names |= {"url": self._url, "workers": ",".join(self._workers), "bucket": had.names.get("bucket", bucket)}
@@ -49,17 +48,17 @@ class RedisProvisioner:
             if names["bucket"]:
                 from fsd_redis.bucket import make
 
-                make(names, app)
+                make(names)
             made = Resources(app, max(ranks, had.ranks), max(slots, had.slots), names)
             queues = [queue(app, slot, rank) for slot in range(made.slots) for rank in range(made.ranks)]
-            api.eval(_MAKE, len(queues), *queues)
-            api.set(name(app, MARK), to_environment(made))
+            ask(lambda redis: redis.eval(_MAKE, len(queues), *queues))
+            ask(lambda redis: redis.set(name(app, MARK), to_environment(made)))
             return made
 
     def find(self, app: str) -> Resources | None:
         """The app as `ensure` made it, or None."""
-        with self._asking(app) as api:
-            return self._read(api, app)
+        with self._asking(app) as ask:
+            return self._read(ask, app)
 
     def sweep(self, app: str) -> Sequence[str]:
         """Nothing: `ensure` uses whatever an interrupted call left."""
@@ -67,31 +66,30 @@ class RedisProvisioner:
 
     def destroy(self, app: str) -> Sequence[str]:
         """Remove the bucket, then the record, so that no request of a worker makes anything anew; then all keys."""
-        with self._asking(app) as api:
+        with self._asking(app) as ask:
             removed = []
-            if (had := self._read(api, app)) and had.names["bucket"]:
+            if (had := self._read(ask, app)) and had.names["bucket"]:
                 from fsd_redis.bucket import remove
 
                 removed.append(remove(had))
-            removed += [f"app {app}"] * api.delete(name(app, MARK))
-            keys = sum(api.delete(key) for key in api.scan_iter(name(app, "*"), count=1000))
+            removed += [f"app {app}"] * ask(lambda redis: redis.delete(name(app, MARK)))
+            keys = ask(lambda redis: sum(redis.delete(key) for key in redis.scan_iter(name(app, "*"), count=1000)))
             return removed + ([f"{keys} queues and objects"] if keys else [])
 
     @staticmethod
-    def _read(api: Any, app: str) -> Resources | None:
-        found = api.get(name(app, MARK))
+    def _read(ask: Any, app: str) -> Resources | None:
+        found = ask(lambda redis: redis.get(name(app, MARK)))
         return from_record(found.decode(), app, f"the key {name(app, MARK)}") if found else None
 
     @contextmanager
     def _asking(self, app: str) -> Iterator[Any]:
-        """A client of Redis, whose errors become errors for people."""
+        """Gives the block a function that calls a request with Redis's client, and calls it again after a transient error.
+
+        Other errors become errors for people.
+        """
         check_app(app)
-        with closing(client(self._url)) as api:
-            try:
-                yield api
-            except redis.RedisError as error:
-                text = line(f"Redis at {self._url}: {error}", advise(ADVICE, f"{type(error).__name__}: {error}"))
-                raise (InputError(text) if classify(error) is Code.DENIED else DriverError(classify(error), text)) from error
+        with Requests(classify, PROVIDER.advice, DENIED) as requests, closing(client(self._url)) as redis:
+            yield lambda request: requests.repeat(f"Redis at {self._url}", lambda: request(redis))
 
 
 def _check(info: Mapping[str, object], hosts: Sequence[str]) -> None:

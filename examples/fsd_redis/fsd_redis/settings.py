@@ -21,7 +21,7 @@ import attrs
 
 from fsd_core.common.fields import Kind, integer, key, listed, matching, number, read, text
 from fsd_core.driver import InvokeLimits, MessageLimits, ObjectLimits
-from fsd_core.providers.outline import Outline
+from fsd_core.providers.outline import Outline, sized
 
 URL, WORKERS = "FSD_REDIS_URL", "FSD_REDIS_WORKERS"  # like the settings
 PASSWORD, TOKEN = "FSD_REDIS_PASSWORD", "FSD_REDIS_TOKEN"  # of Redis; that a worker host asks for
@@ -32,10 +32,13 @@ ADVICE = (  # patterns of the class and text of an error, and what a person can 
     ("Connection refused", "nothing listens there: start Redis or the worker host, or correct [redis] url or workers"),
     ("max number of clients reached", "raise maxclients of Redis"),
 )
-PAYLOAD_BYTES = 1 << 20
 OBJECTS = ObjectLimits(
     object_bytes=512 << 20, delete_keys=1000, page_keys=1000, poll_s=0.002, as_of="2026-11-26",
     source="https://redis.io/docs/latest/develop/data-types/strings/: 512 MB a value; poll_s from a look-up of 0.1 ms",
+)  # fmt: skip
+FUNCTIONS = InvokeLimits(
+    payload_bytes=1 << 20, concurrency=None, memory_bytes=None, timeout_s=None, failures="launcher",
+    source="fsd_redis: the [redis] settings", as_of="2026-11-26",
 )  # fmt: skip
 _TIME = number(0.1, 1e9, "seconds")
 _SHAPE = f"redis://HOST:PORT/DB, rediss://... or unix://PATH, without @ and ?: a password belongs into {PASSWORD}"
@@ -65,16 +68,8 @@ def messages(lease_s: float) -> MessageLimits:
     )  # fmt: skip
 
 
-def functions(concurrency: int, memory_mb: int, timeout_s: float) -> InvokeLimits:
-    """The limits of functions on all worker hosts together."""
-    return InvokeLimits(
-        payload_bytes=PAYLOAD_BYTES, concurrency=concurrency, memory_bytes=memory_mb << 20, timeout_s=timeout_s, failures="launcher",
-        source="fsd_redis: the [redis] settings", as_of="2026-11-26",
-    )  # fmt: skip
-
-
 def outline(table: Mapping[str, object]) -> Outline:
     """The limits of an app with the table ``[redis]``. Raises `InputError` if a setting is wrong."""
     has = read(Settings, table, "[redis] ")
-    limits = functions(has.concurrency * max(1, len(has.workers)), has.memory_mb, has.timeout_s)
+    limits = sized(FUNCTIONS, has.concurrency * max(1, len(has.workers)), has.memory_mb, has.timeout_s)
     return Outline(messages=messages(has.lease_s), objects=OBJECTS, functions=limits, memory_mb=(has.memory_mb,))

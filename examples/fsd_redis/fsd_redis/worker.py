@@ -24,7 +24,7 @@ from fsd_core.errors import InputError
 from fsd_core.providers.http_invoke import NONCE
 from fsd_redis import PROVIDER
 from fsd_redis.invoke import APP, SECRET
-from fsd_redis.settings import PAYLOAD_BYTES, RESOURCES, TOKEN
+from fsd_redis.settings import FUNCTIONS, RESOURCES, TOKEN
 
 _FORKS = get_context("forkserver")
 _lock = threading.Lock()  # multiprocessing looks at all children when it starts one
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, "ready")
         try:
             app, names = self.headers[APP], json.loads(self.headers[APP])["names"]
-            payload = self.rfile.read(integer(0, PAYLOAD_BYTES).read_text(self.headers["Content-Length"] or "", "Content-Length: "))
+            payload = self.rfile.read(integer(0, FUNCTIONS.payload_bytes).read_text(self.headers["Content-Length"] or "", "length "))
             most, memory_mb, timeout_s = int(names["concurrency"]), int(names["memory_mb"]), float(names["timeout_s"])
         except (InputError, ValueError, KeyError, TypeError) as error:
             return self._answer(400, f"expected a payload, and the app's resources in the header {APP}: {error!r}")

@@ -1,6 +1,8 @@
 """What the suite does not know: whole runs, faults of Redis, bad input, and that nothing is sent twice."""
 
+import ast
 import contextlib
+import io
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tokenize
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection
@@ -27,10 +30,10 @@ from fsd_core.errors import DriverError, InputError
 from fsd_core.model import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.providers.environment import to_environment
-from fsd_redis import PROVIDER, worker
+from fsd_redis import PROVIDER, client, worker
 from fsd_redis.harness import Here
 from fsd_redis.invoke import APP, SECRET
-from fsd_redis.settings import PASSWORD, PAYLOAD_BYTES, TOKEN, URL, WORKERS
+from fsd_redis.settings import FUNCTIONS, PASSWORD, TOKEN, URL, WORKERS
 
 pytestmark = pytest.mark.timeout(300)
 SETTINGS = {"lease_s": 1.0}
@@ -128,7 +131,7 @@ def test_a_function_that_fails_before_its_handler_is_reported(app: Resources) ->
         assert f"exit code {os.EX_SOFTWARE}" in failure.reason
 
 
-@pytest.mark.parametrize("length", [-1, PAYLOAD_BYTES + 1, "some", None])
+@pytest.mark.parametrize("length", [-1, FUNCTIONS.payload_bytes + 1, "some", None])
 def test_a_worker_host_reads_no_payload_without_a_length_in_its_limit(app: Resources, length: object) -> None:
     """The host answers at once: the client sends no body and keeps the connection open."""
     asked = HTTPConnection(app.names["workers"].removeprefix("http://"), timeout=60)
@@ -164,8 +167,6 @@ def test_an_acknowledgement_after_the_next_delivery_removes_nothing(app: Resourc
         (third,) = queues.receive(0, 10, 10.0)
         assert queues.ack(0, [third.token]) == []
         assert queues.receive(0, 10, 2.0) == []
-        (refused,) = queues.ack(0, ["no token"])
-        assert (refused.index, refused.code) == (0, Code.INVALID)
 
 
 def test_no_request_is_sent_twice(app: Resources) -> None:
@@ -196,6 +197,16 @@ def test_no_request_is_sent_twice(app: Resources) -> None:
                     request()
                 assert driver.classify(caught.value) is Code.UNAVAILABLE
                 assert len(asked) == 1
+
+
+def test_a_connection_that_was_closed_while_idle_costs_no_error(
+    app: Resources, native: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "IDLE_S", 1e-9)
+    with closing(PROVIDER.objects(app)) as objects:
+        objects.put("key", b"x")
+        assert native.client_kill_filter(_type="normal", skipme=True) >= 1
+        assert objects.get("key") == b"x"
 
 
 def test_memory_that_is_full_is_an_error_and_says_what_to_do(app: Resources, native: redis.Redis) -> None:
@@ -282,6 +293,7 @@ def password_of_a_host(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 def test_bad_input(
     here: Here, monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], dict[str, object]], kind: type[Exception], said: str
 ) -> None:
+    monkeypatch.setattr("fsd_core.providers.requests._FIRST_S", 0.1)  # how long a server that cannot be reached is asked again
     table = change(monkeypatch)
     with pytest.raises(kind, match=said) as caught:
         PROVIDER.provisioner(table).ensure("bad", 1, 1)
@@ -387,3 +399,21 @@ def test_the_table_of_latencies_comes_with_the_package(monkeypatch, tmp_path):
     assert table.measured.provider == "redis"
     assert table.rows.keys() >= {"publish", "publish_batch", "deliver", "receive", "ack", "put", "get", "list", "connect", "start_cold"}
     assert all(row.kind == "measured" and row.source and row.as_of for row in table.rows.values())
+
+
+def test_the_package_is_short() -> None:
+    """Lines of code: without docstrings, comments and empty lines, and without the servers for tests."""
+    count = 0
+    for module in Path(client.__file__).parent.glob("*.py"):
+        if module.name == "harness.py":
+            continue
+        text = module.read_text()
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        docs = {line for node in nodes if ast.get_docstring(node) for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+        tokens = [
+            token
+            for token in tokenize.generate_tokens(io.StringIO(text).readline)
+            if token.string.strip() and token.type != tokenize.COMMENT
+        ]
+        count += len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - docs)
+    assert count <= 450

@@ -1,0 +1,76 @@
+"""Which ranks the client gives a second function because they are slow: those that other ranks wait for, and that wait for nobody."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from fsd_core.channel import INCARNATIONS, News
+from fsd_core.common.sealed import Damaged
+from fsd_core.protocol import records
+from fsd_core.protocol.runconfig import RunConfig
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
+
+__all__ = ["SLOW", "Stragglers"]
+
+log = logging.getLogger(__name__)
+
+SLOW = "slow"  # the reason in `Result.recovered`
+# A rank that is called slow while it waits reads this within so many seconds, and says for whom it waits: in a message, or in the list of
+# news, where it looks every 2 to 3 s.
+GATHER_S, GATHER_LIST_S = 1.5, 4.0
+
+
+class Stragglers:
+    """Gathers which ranks are called slow, and by whom, until nobody else was called slow for `GATHER_S` or `GATHER_LIST_S`."""
+
+    def __init__(self, store: Store, keys: RunKeys, config: RunConfig) -> None:
+        self.beside = not config.queued  # a second function works beside the first one, because they share no queue
+        self._store = store
+        self._keys = keys
+        self._config = config
+        self._since = 0.0
+        self._slow: dict[int, News] = {}
+        self._waiting: set[int | None] = set()  # the ranks that call others slow
+        self._replaced: set[int] = set()
+
+    def hear(self, news: News) -> None:
+        """A rank calls another one slow."""
+        if news.rank not in self._slow:
+            self._since = time.monotonic()
+        self._slow[news.rank] = news
+        self._waiting.add(news.by)
+
+    def found(self, newest: Mapping[int, int]) -> list[News]:
+        """The slow ranks, once all had the time to say for whom they wait. ``newest``: the newest incarnation by rank; without an entry 0.
+
+        Each rank is found once in a run: if its second function is as slow, the rank has more work than others. Ranks that have not started
+        are left to the spawner, and those that have written their records have sent everything. With queues, a rank stays if one of its
+        sources has ended and left nothing for a second function.
+        """
+        if not self._slow or time.monotonic() - self._since < (GATHER_LIST_S if self.beside else GATHER_S):
+            return []
+        slow, waiting, self._slow, self._waiting = self._slow, self._waiting, {}, set()
+        found = [news for rank, news in sorted(slow.items()) if rank not in waiting and self._at_work(news, newest.get(rank, 0))]
+        self._replaced.update(news.rank for news in found)
+        return found
+
+    def _at_work(self, news: News, newest: int) -> bool:
+        rank, incarnation = news.rank, news.incarnation
+        if rank in self._replaced or incarnation != newest or incarnation + 1 >= INCARNATIONS:
+            return False
+        if self._store.find(self._keys.claim(rank, incarnation)) is None:
+            return False
+        if self._store.find(self._keys.record(rank), 0, 1) is not None:
+            return False
+        return self.beside or all(self._serves(source) for source in self._config.sources(rank))
+
+    def _serves(self, source: int) -> bool:
+        """Whether a rank still works, or has left in its record what it sent."""
+        try:
+            record = records.find(self._store, self._keys.record(source))
+        except Damaged:
+            return False
+        return record is None or bool(record["left"])

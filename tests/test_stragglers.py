@@ -1,0 +1,491 @@
+"""Slow and hanging workers: how a rank finds them, which of them the client replaces, who of two functions stays, and whole runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+import fsd_core.client.job
+from fsd_core import Result, run
+from fsd_core.channel import (
+    ChannelConfig,
+    News,
+    NewsList,
+    ObjectChannel,
+    Patience,
+    QueueChannel,
+    RankIdentity,
+    SlowSources,
+    Superseded,
+    limits,
+    objects,
+)
+from fsd_core.channel.frames import KEY_BYTES
+from fsd_core.client import stragglers
+from fsd_core.client.job import Job
+from fsd_core.client.recovery import Restarts
+from fsd_core.client.stragglers import Stragglers
+from fsd_core.common.sealed import seal
+from fsd_core.driver import Code, Resources
+from fsd_core.errors import RunFailed
+from fsd_core.model import radixnet
+from fsd_core.model.inputs import open_inputs
+from fsd_core.protocol.runconfig import RunConfig
+from fsd_core.protocol.spawn import LaunchPayload
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
+from fsd_core.worker.recovery import Recovery
+from fsd_local import PROVIDER
+from test_launch import CONFIG
+
+RUN = "0b" * 8
+KEYS = RunKeys(RUN)
+Calls = list[tuple[int, Sequence[int], bool]]
+
+
+@pytest.fixture
+def resources(tmp_path: Path) -> Resources:
+    return PROVIDER.provisioner({"root": str(tmp_path)}).ensure("slow", 3, 1)
+
+
+@pytest.fixture
+def store(resources: Resources) -> Store:
+    return Store(PROVIDER.objects(resources), Retry(time.time() + 60, Meter()))
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def config(pool: ThreadPoolExecutor, rank: int, incarnation: int, expected: dict[int, list[int]], **options: Any) -> ChannelConfig:
+    me = RankIdentity(RUN, 5, rank, 3, time.time() + 60, incarnation, key=bytes(KEY_BYTES))
+    return ChannelConfig(me, expected, Retry(me.deadline, Meter()), pool, **options)
+
+
+def slow(rank: int, by: int, incarnation: int = 0, **fields: Any) -> News:
+    return News(kind="slow", rank=rank, incarnation=incarnation, by=by, **fields)
+
+
+def nobody(step: int, sources: Sequence[int], again: bool) -> None:
+    """Where a rank calls nobody slow, or nobody asks."""
+
+
+# How a rank finds slow sources
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def patient(min_s: float = 5.0, start_s: float = 0.0) -> tuple[Patience, Clock]:
+    clock = Clock()
+    return Patience(min_s, start_s, clock), clock
+
+
+def test_patience_is_three_times_the_own_slowest_step() -> None:
+    patience, _ = patient()
+    assert [patience.is_over(1, waited) for waited in (4.9, 5.1)] == [False, True]
+    patience.step_began(4.0)
+    patience.arrived(1, 100.0)  # what others took does not make it longer
+    patience.step_began(1.0)
+    assert patience.seconds == 12.0
+    patience.batch_ended(106.0)  # of which this rank worked for 6 s
+    assert patience.seconds == 18.0
+
+
+def test_waits_for_one_source_in_a_row_of_steps_count_together() -> None:
+    patience, _ = patient()
+    for _ in range(2):
+        patience.step_began(0.1)
+        patience.arrived(2, 0.01)
+        patience.arrived(1, 2.0)
+    patience.step_began(0.1)
+    assert [patience.is_over(source, 1.2) for source in (1, 2)] == [True, False]
+    patience.arrived(1, 0.9)  # shorter than a fifth of the shortest patience
+    patience.step_began(0.1)
+    assert not patience.is_over(1, 1.2)
+
+
+def test_patience_is_longer_while_ranks_start_and_after_one_was_lost() -> None:
+    patience, clock = patient(start_s=30.0)
+    assert patience.seconds == 30.0
+    clock.now = 31.0
+    assert patience.seconds == 5.0
+    patience.restart()
+    assert patience.seconds == 61.0
+
+
+@pytest.mark.parametrize(("stages", "ended_at", "seconds"), [(1, 100.0, 5.0), (3, 4.0, 15.0), (3, 100.0, 200.0)])
+def test_a_rank_that_has_ended_waits_for_the_stages_after_it(stages: int, ended_at: float, seconds: float) -> None:
+    patience, clock = patient()
+    clock.now = ended_at
+    patience.work_ended(stages)
+    assert patience.seconds == seconds
+
+
+def test_a_source_is_called_slow_once_each_time_that_the_wait_has_doubled() -> None:
+    patience, _ = patient()
+    calls: Calls = []
+    sources = SlowSources(patience, lambda *call: calls.append(call))
+    sources.begins(0.1)
+    assert [waited for waited in np.arange(0.0, 25.0, 0.5) if sources.look(7, [1, 2], waited)] == [5.5]
+    assert calls == [(7, [1, 2], False), (7, [1, 2], True), (7, [1, 2], True)]
+    sources.arrived(1, 25.0)
+    assert not sources.look(7, [2], 4.0)
+    assert sources.look(7, [2], 5.5)
+
+
+def test_a_rank_that_waits_and_is_called_slow_names_its_source() -> None:
+    """Also if its own steps are longer than those of the rank that waits for it."""
+    patience, _ = patient()
+    calls: Calls = []
+    sources = SlowSources(patience, lambda *call: calls.append(call))
+    sources.begins(4.0)
+    sources.doubt()
+    assert not sources.look(7, [1], 5.9)
+    assert sources.look(7, [1], 6.1)
+    assert not sources.look(7, [1], 6.3)
+    assert calls == [(7, [1], True)]
+    sources.doubt()
+    sources.begins(4.0)  # it is not called slow for what it waited before
+    assert not sources.look(8, [1], 6.1)
+
+
+class Blind(Patience):
+    """It calls nobody slow by itself."""
+
+    def is_over(self, source: int, waited: float) -> bool:
+        return False
+
+
+def test_a_queue_brings_a_rank_the_news_that_it_is_slow(resources: Resources, pool: ThreadPoolExecutor) -> None:
+    calls: Calls = []
+    with ExitStack() as stack:
+
+        def make(rank: int, expected: dict[int, list[int]]) -> QueueChannel:
+            sources = SlowSources(Blind(0.2, 0.0), called)
+            channel = QueueChannel(PROVIDER.messages(resources, 0), config(pool, rank, 0, expected, slow=sources))
+            stack.callback(channel.close)
+            return channel
+
+        def called(*call: Any) -> None:
+            calls.append(call)
+            source.send(0, [(1, b"late")])
+
+        source, waiting, behind = make(2, {}), make(1, {0: [2]}), make(0, {})
+        behind.say(slow(1, by=0), [1])
+        assert list(waiting.receive(0)) == [(2, b"late")]
+    assert calls == [(0, [2], True)]
+
+
+def test_without_a_client_the_stall_limit_ends_the_run(store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calling a rank slow makes the limit longer once, not without end."""
+    for module in (limits, objects):
+        monkeypatch.setattr(module, "MIN_LIMIT_S", 0.3)
+    calls: Calls = []
+    sources = SlowSources(Patience(0.1, 0.0), lambda *call: calls.append(call))
+    channel = ObjectChannel(store, config(pool, 0, 0, {0: [1]}, slow=sources, start_s=0.3))
+    with pytest.raises(RunFailed, match="longer than the stall limit, for rank 1") as caught:
+        list(channel.receive(0))
+    channel.close()
+    assert caught.value.code is Code.DEADLINE
+    assert calls[0] == (0, [1], False)
+
+
+def test_one_rank_of_several_that_wait_adds_the_news(store: Store, pool: ThreadPoolExecutor) -> None:
+    def recovery(rank: int) -> Recovery:
+        some = Recovery(store, KEYS, rank, 0, pool)
+        some.on = some.beside = True
+        some.begin(ObjectChannel(store, config(pool, rank, 0, {})), 3, [])
+        return some
+
+    NewsList(store, KEYS).add(News(kind="hello", rank=2, incarnation=1))
+    first, second = recovery(0), recovery(2)
+    first.call_slow(3, [1], False)  # it learns now that a rank was replaced, on which rank 1 may wait
+    assert [each.kind for each in NewsList(store, KEYS).read()] == ["hello"]
+    first.reached(4)
+    first.call_slow(3, [1], False)
+    second.call_slow(3, [1], False)
+    assert [(each.rank, each.by, each.layer) for each in NewsList(store, KEYS).read()[1:]] == [(1, 0, 4)]
+    second.call_slow(3, [1], True)
+    assert [each.by for each in NewsList(store, KEYS).read()[1:]] == [0, 2]
+
+
+# Which of them the client replaces
+
+
+def of_run(channel: str, **more: Any) -> RunConfig:
+    """The configuration of a pipeline of four stages."""
+    return attrs.evolve(CONFIG, channel=channel, **({"workers": 4, "pipeline": 4, "last": [3]} | more))
+
+
+@pytest.fixture
+def at_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> Stragglers:
+    """Ranks 0 to 3 have started."""
+    monkeypatch.setattr(stragglers, "GATHER_LIST_S", 0.0)
+    for rank in range(4):
+        store.put(KEYS.claim(rank), b"")
+    return Stragglers(store, KEYS, of_run("object"))
+
+
+@pytest.mark.parametrize(
+    ("news", "expected"),
+    [
+        ([slow(2, by=3), slow(1, by=2), slow(0, by=1)], [0]),  # a pipeline: the first one alone
+        ([slow(1, by=0), slow(2, by=0), slow(1, by=3)], [1, 2]),
+        ([slow(1, by=0), slow(0, by=1)], []),  # each waits for the other: a message may be late
+        ([slow(1, by=0, incarnation=1)], []),  # of which nobody knows
+        ([slow(4, by=0), slow(1, by=0)], [1]),  # rank 4 has not started
+        ([], []),
+    ],
+)
+def test_the_rank_that_waits_for_nobody_is_replaced(at_work: Stragglers, news: list[News], expected: list[int]) -> None:
+    for each in news:
+        at_work.hear(each)
+    assert [each.rank for each in at_work.found({})] == expected
+    assert at_work.found({}) == []
+
+
+def test_who_is_not_replaced(at_work: Stragglers, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that has ended, one that died meanwhile, one in its last incarnation, and one that was replaced as slow before."""
+    store.put(KEYS.record(0), b"")
+    store.put(KEYS.claim(2, 2), b"")
+    store.put(KEYS.claim(3, 1), b"")
+    for each in (slow(0, by=3), slow(1, by=3), slow(2, by=3, incarnation=2)):
+        at_work.hear(each)
+    assert at_work.found({1: 1, 2: 2}) == []
+    for incarnation in (0, 1):
+        at_work.hear(slow(3, by=1, incarnation=incarnation))
+        assert len(at_work.found({3: incarnation})) == 1 - incarnation
+    monkeypatch.setattr(stragglers, "GATHER_LIST_S", 60.0)
+    at_work.hear(slow(1, by=3))
+    assert at_work.found({}) == []  # others may still say for whom they wait
+
+
+def test_a_rank_stays_if_a_second_function_could_not_get_what_it_needs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With queues, a source that has ended and left nothing would end the run."""
+    monkeypatch.setattr(stragglers, "GATHER_S", 0.0)
+    for rank in (1, 2):
+        store.put(KEYS.claim(rank), b"")
+    for left, expected in ((False, []), (True, [1])):
+        store.put(KEYS.record(0), seal({"rank": 0, "left": left}))
+        some = Stragglers(store, KEYS, of_run("queue"))
+        some.hear(slow(1, by=2))
+        assert [each.rank for each in some.found({})] == expected
+
+
+def test_the_sources_of_a_rank_are_those_that_send_to_it() -> None:
+    config = of_run("queue", workers=4, pipeline=2, last=[2, 3])
+    assert [config.sources(rank) for rank in range(4)] == [[1, 2, 3], [0], [0, 1, 3], [0, 1, 2]]
+
+
+class Launched:
+    """A spawner that notes what it starts. With ``full``, the platform has no function to spare."""
+
+    def __init__(self, full: bool = False) -> None:
+        self.started: list[tuple[int, int]] = []
+        self.full = full
+
+    def start(self, payloads: Sequence[LaunchPayload]) -> None:
+        self.started += [(each.rank, each.incarnation) for each in payloads]
+
+    def offer(self, payload: LaunchPayload) -> bool:
+        if not self.full:
+            self.start([payload])
+        return not self.full
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_second_function_starts_beside_the_first_or_in_its_place(
+    at_work: Stragglers, store: Store, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(stragglers, "GATHER_S", 0.0)
+    at_work = at_work if beside else Stragglers(store, KEYS, of_run("queue"))
+    news, spawner, told = NewsList(store, KEYS), Launched(), list[News]()
+    first = LaunchPayload("app", 0, 1, RUN, 0, 0, time.time() + 60)
+    restarts = Restarts(NewsList(store, KEYS), spawner, first, told.append, at_work)  # type: ignore[arg-type]
+    news.add(slow(1, by=0, layer=3))
+    restarts.look(answered=False)
+    restarts.look(answered=False)
+    assert spawner.started == [(1, 1)]
+    assert [each.kind for each in news.read()] == ["slow"] + ["lost"] * (not beside)
+    assert [(each["rank"], each["layer"], each["reason"]) for each in restarts.recovered([])] == [(1, 3, "slow")]
+    assert (restarts.left_over([]) is not None) == beside  # the other function may still be at work
+    news.add(News(kind="lost", rank=1, incarnation=1, reason="killed"))
+    restarts.look(answered=False)
+    news.add(slow(2, by=0))
+    restarts.look(answered=True)  # too late: nobody needs it
+    assert spawner.started == [(1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_slow_rank_goes_on_where_no_second_function_starts(
+    at_work: Stragglers, store: Store, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(stragglers, "GATHER_S", 0.0)
+    at_work = at_work if beside else Stragglers(store, KEYS, of_run("queue"))
+    news, spawner, told = NewsList(store, KEYS), Launched(full=True), list[News]()
+    first = LaunchPayload("app", 0, 1, RUN, 0, 0, time.time() + 60)
+    restarts = Restarts(NewsList(store, KEYS), spawner, first, told.append, at_work)  # type: ignore[arg-type]
+    news.add(slow(1, by=0, layer=3))
+    restarts.look(answered=False)
+    assert (spawner.started, told, restarts.recovered([]), restarts.left_over([])) == ([], [], [], None)
+    assert [each.kind for each in news.read()] == ["slow"]
+    news.add(News(kind="lost", rank=1, incarnation=0, reason="killed"))
+    restarts.look(answered=False)
+    assert spawner.started == [(1, 1)]
+
+
+# Who stays
+
+
+@pytest.mark.parametrize(("incarnation", "there", "stays"), [
+    (0, [], True),  # the reply of its own put was lost
+    (0, ["claim/1.1"], False),  # the next one got ahead
+    (1, [], True),  # it is still behind
+    (1, ["record/1"], False),  # the first one has ended
+    (1, ["claim/1"], True),
+])  # fmt: skip
+def test_of_two_functions_the_first_to_get_ahead_stays(
+    store: Store, pool: ThreadPoolExecutor, incarnation: int, there: list[str], stays: bool
+) -> None:
+    channel = ObjectChannel(store, config(pool, 1, incarnation, {}, slow=SlowSources(Patience(5.0, 5.0), nobody)))
+    for key in there:
+        store.put(KEYS.prefix + key, b"")
+    store.put(KEYS.exchange(0, 1), b"of the other one")
+    channel.send(0, [(0, b"mine")])
+    if stays:
+        channel.finish()
+    else:
+        with pytest.raises(Superseded):
+            channel.finish()
+    channel.close()
+    assert store.get(KEYS.exchange(0, 1)) == b"of the other one"
+
+
+def test_only_a_death_ends_a_function_that_shares_no_queue(store: Store, pool: ThreadPoolExecutor) -> None:
+    for beside in (True, False):
+        some = Recovery(store, KEYS, 1, 0, pool)
+        some.on, some.beside = True, beside
+        if beside:
+            NewsList(store, KEYS).add(News(kind="hello", rank=1, incarnation=1))
+            some.look()
+            assert some.has_successor(RunFailed(Code.DEADLINE, "waited"), store)  # which may live: the run does not end
+            continue
+        with pytest.raises(Superseded):
+            some.look()
+    NewsList(store, KEYS).add(News(kind="lost", rank=1, incarnation=0))
+    some.beside = True
+    with pytest.raises(Superseded):
+        some.look()
+
+
+# Whole runs
+
+Start = Callable[..., Result]
+PIPELINE, TENSOR = {"pipeline_parallel": 3, "batch_size": 7}, {"workers": 3}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    folder, model, inputs = tmp_path_factory.mktemp("runs"), radixnet(1024, 6), open_inputs("random:28:0.4:1", 1024)
+
+    def start(**options: Any) -> Result:
+        same: dict[str, Any] = {"partition": "block", "timeout": 100.0, "settings": {"root": str(folder / "root")}}
+        return run(model, inputs, home=folder, **(same | options))
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start: Start) -> Callable[..., Any]:
+    """The output of a split without faults, computed once."""
+    known: dict[str, Any] = {}
+
+    def undisturbed(**split: Any) -> Any:
+        if (name := repr(split)) not in known:
+            known[name] = start(**split).output
+        return known[name]
+
+    return undisturbed
+
+
+@pytest.mark.parametrize(
+    ("faults", "split", "channel", "more"),
+    [
+        ("hang=1@3", TENSOR, "queue", {"objective": "latency"}),
+        ("slow=0:200000", PIPELINE, "object", {"objective": "latency"}),  # whose successors wait too
+        ("slow=1:200000", TENSOR, "hybrid", {"recovery": "stragglers"}),
+        ("hang=0@4+2@4", TENSOR, "object", {"recovery": "stragglers"}),
+    ],
+)
+def test_a_slow_or_hanging_rank_changes_no_bit(
+    start: Start,
+    undisturbed: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    faults: str,
+    split: dict[str, Any],
+    channel: str,
+    more: dict[str, str],
+) -> None:
+    expected = undisturbed(**split)
+    monkeypatch.setattr(fsd_core.client.job, "SLOW_S", 0.5)
+    for name in ("GATHER_S", "GATHER_LIST_S"):
+        monkeypatch.setattr(stragglers, name, 0.5)
+    result = start(faults=faults, channel=channel, **split, **more)
+    for name in ("indptr", "indices", "data"):
+        assert np.array_equal(getattr(result.output, name), getattr(expected, name)), name
+    slow_ranks = [int(each[0]) for each in faults.partition("=")[2].split("+")]
+    assert {each["reason"] for each in result.recovered} == {"slow"}
+    assert {each["rank"] for each in result.recovered} >= set(slow_ranks)  # and a rank without a processor, on a busy machine
+    assert result.missing_ranks == []
+    if "hang" in faults:
+        assert {result.ranks[rank]["incarnation"] for rank in slow_ranks} == {1}
+
+
+def test_where_money_counts_a_rank_that_hangs_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsd_core.client.job, "SLOW_S", 0.5)
+    monkeypatch.setattr(fsd_core.client.job, "start_limit_s", lambda limits: 0.0)  # the stall limit of 65 s becomes one of 5 s
+    monkeypatch.setattr(fsd_core.client.job, "START_MARGIN_S", 4.0)
+    with pytest.raises(RunFailed, match="longer than the stall limit"):
+        start(faults="hang=1@3", channel="object", objective="cost", **TENSOR)
+
+
+@pytest.mark.parametrize(
+    ("recovery", "objective", "replaces"),
+    [
+        ("on", "latency", (True, True)),
+        ("on", "cost", (True, False)),
+        ("stragglers", "cost", (True, True)),
+        ("deaths", "latency", (True, False)),
+        ("off", "latency", (False, False)),
+    ],
+)
+def test_the_setting_and_the_objective_say_who_is_replaced(
+    start: Start, monkeypatch: pytest.MonkeyPatch, recovery: str, objective: str, replaces: tuple[bool, bool]
+) -> None:
+    found: list[tuple[bool, bool]] = []
+
+    def execute(job: Job, *_: Any, **__: Any) -> Result:
+        found.append((job.recovery, job.stragglers))
+        raise RunFailed(Code.UNAVAILABLE, "enough")
+
+    monkeypatch.setattr(Job, "execute", execute)
+    with pytest.raises(RunFailed, match="enough"):
+        start(recovery=recovery, objective=objective, **TENSOR)
+    assert found == [replaces]
