@@ -46,15 +46,15 @@ def recorded(
         tells = np.isfinite(outputs)
         tells[:, 0, 0] = False
         stored = channel == "object"
-        # A queue is left once all messages are acknowledged. A rank with an output publishes at the same time.
+        # A rank leaves its queue once all messages are acknowledged. If it has an output, it sends that to rank 0 at the same time.
         left = np.zeros_like(ends) if stored else sampler.draw("ack", shared)
-        told = np.where(tells, sampler.draw("put" if stored else "publish", shared), 0.0)
+        sent = np.where(tells, sampler.draw("put" if stored else "publish", shared), 0.0)
         asked = ends[:, 0, :1].copy()
-        ends = ends + np.maximum(left, told)
+        ends = ends + np.maximum(left, sent)
         if tells.any():
             each = np.flatnonzero(tells[0].reshape(-1))
-            heard = (outputs + (told if stored else sampler.draw("deliver", shared))).reshape(len(ends), 1, -1)[:, :, each]
-            scale = workers / tells[0].size  # replicas that are not simulated tell it too
+            heard = (outputs + (sent if stored else sampler.draw("deliver", shared))).reshape(len(ends), 1, -1)[:, :, each]
+            scale = workers / tells[0].size  # replicas that are not simulated send it too
             if stored:
                 bundles = Bundles(sampler, outline, shared[:, 0, :1], eager)
                 last = bundles.receive(asked, heard, np.zeros((1, len(each))), np.zeros((1, len(each)), bool))

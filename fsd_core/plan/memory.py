@@ -97,7 +97,7 @@ class LayerSizes:
             both = 2 * self.held + self.rows
         elif not self.held:  # the first layer of a stage: the next micro-batch may have arrived too
             both = 3 * self.away + self.rows
-        else:  # what arrived, in one block after that; sums of its own rows, in the lanes of all, and with what arrived; what is on its way
+        else:  # received rows, apart and in one block; sums of its own rows, at first, in all lanes, and complete; rows it still sends
             both = self.held + 2 * self.away + 3 * self.rows + self.sends
         return max(self.held + self.rows + encoded, both) * compiled.WIDTH / (compiled.WIDTH - 1)
 
