@@ -199,5 +199,6 @@ def serve(channel: socket.socket, functions: str, variables: dict[str, str]) -> 
 
 if __name__ == "__main__":
     os.environ.update(ONE_THREAD)
-    ForkedHost._context.set_forkserver_preload(["__main__", "fsd_core.worker", "fsd_local.messages", "fsd_local.objects"])
+    # each forked process executes this module again: by its name, what it imports is there already
+    ForkedHost._context.set_forkserver_preload(["__main__", "chaos", "fsd_core.worker", "fsd_local.messages", "fsd_local.objects"])
     main()
