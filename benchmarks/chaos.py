@@ -47,6 +47,7 @@ SPLITS: tuple[dict[str, int], ...] = (
     {"data_parallel": 2, "tensor_parallel": 2, "batch_size": 8},
 )
 SERVICES = {"duplicate": 0.3, "reorder": 0.3, "reject": 0.1, "throttle": 0.1, "lost_reply": 0.03, "late": 0.2}
+WORKER = ("fsd_core.worker.layers", "fsd_core.worker.mishaps", "fsd_core.wrappers.faults", "fsd_local.messages", "fsd_local.objects")
 LAYERS = 6
 DEADLINE_S = 120.0
 GRACE_S = 15.0  # after the deadline: to report, and to clean up
@@ -200,5 +201,5 @@ def serve(channel: socket.socket, functions: str, variables: dict[str, str]) -> 
 if __name__ == "__main__":
     os.environ.update(ONE_THREAD)
     # each forked process executes this module again: by its name, what it imports is there already
-    ForkedHost._context.set_forkserver_preload(["__main__", "chaos", "fsd_core.worker", "fsd_local.messages", "fsd_local.objects"])
+    ForkedHost._context.set_forkserver_preload(["__main__", "chaos", *WORKER])
     main()
