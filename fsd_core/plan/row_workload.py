@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from fsd_core.common.plugins import OWN
 from fsd_core.driver import InvokeLimits
 from fsd_core.errors import InputError
 from fsd_core.kernel import compiled
@@ -21,7 +22,7 @@ from fsd_core.plan.facts import Facts, learn
 from fsd_core.plan.kept import digest, input_digest
 from fsd_core.plan.traffic import Estimator, RowSplit
 from fsd_core.plan.workload import doubles, factors
-from fsd_core.versions import versions
+from fsd_core.versions import installed
 
 __all__ = ["RowWorkload"]
 
@@ -84,7 +85,7 @@ class RowWorkload:
         """A digest of the model, its input, and of what computes them: the kernel and this machine."""
         kernel = os.environ.get("FSD_KERNEL", ""), compiled.missing
         content = self.model.recipe or self.model.digest  # SHA-256 of 100 million weights takes two seconds
-        return digest(content, input_digest(self.inputs), kernel, versions()["fsd"], os.cpu_count())
+        return digest(content, input_digest(self.inputs), kernel, installed(OWN), os.cpu_count())
 
     @property
     def samples(self) -> int:
