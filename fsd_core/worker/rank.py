@@ -356,7 +356,7 @@ class Worker:
         # An error in the mailbox came first: it ended the waits of this worker, and so led to ``error``.
         reason = failing.failure(error if heard is None else heard, self.rank, layer)
         if self.recovery.has_successor(reason, Store(self.store.driver, Retry(time.time() + failing.REPORT_S, self.meter))):
-            log.warning("stops: another incarnation of this rank has its place")
+            log.warning("stops: another incarnation of this rank has replaced this worker")
             return 0
         if isinstance(reason, Aborted):
             log.warning("stops: this failure ended the run: %s", masked(str(reason)))

@@ -62,7 +62,7 @@ class Recovery:
             if mine and news.newest > self._incarnation:
                 if self.beside and news.kind != "lost":
                     continue
-                raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has its place", rank=self._rank)
+                raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has replaced this worker", rank=self._rank)
             if news.kind == "slow":
                 self._slow.add((news.rank, news.incarnation))
             if mine and news.kind in ("lost", "slow") and news.incarnation == self._incarnation - 1:
