@@ -178,7 +178,7 @@ def test_doctor_names_what_cannot_be_imported(fsd: Fsd) -> None:
     ("name", "said"),
     [
         ("broken", "package acme-for-fsd 2.1 is installed, but acme_fsd.broken:PROVIDER cannot be imported"),
-        ("old", "package acme-for-fsd 2.1 needs version 0 of the contract: expected contract = 1, that of this fsd"),
+        ("old", "package acme-for-fsd 2.1 needs version 0 of the contract: expected contract = 1, the version of this fsd"),
         ("silent", "package acme-for-fsd 2.1 does not say which version of the contract it needs: expected contract = 1"),
     ],
 )

@@ -330,7 +330,7 @@ def test_a_finished_source_left_what_it_sent(make: Make, store: Store, monkeypat
         some.begin(channel, 3, [1, 2])
         assert list(channel.receive(0)) == [(1, b"zero")]
         began = time.monotonic()
-        with pytest.raises(RunFailed, match=r"this rank was lost \(killed\), and rank 2 has ended and left nothing for it"):
+        with pytest.raises(RunFailed, match=r"this rank was lost \(killed\), and rank 2 has ended without keeping its payloads"):
             list(channel.receive(1))
         assert time.monotonic() - began < 60
         assert [news.kind for news in NewsList(store, KEYS).read()][:2] == ["lost", "hello"]

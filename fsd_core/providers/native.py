@@ -1,4 +1,4 @@
-"""The compiled kernel for the platform of a function: this machine's own where it runs there, else one that ``ziglang`` compiles."""
+"""The compiled kernel for the platform of a function: that of this machine if it runs there, else one that ``ziglang`` compiles."""
 
 from __future__ import annotations
 
