@@ -200,7 +200,7 @@ def test_two_packages_with_a_file_of_the_same_name(fsd: Fsd, package: Path, tmp_
     lines = '[project]\nname = "a-other"\nversion = "7"\n[project.entry-points."fsd.providers"]\naaa = "fsd_other:PROVIDER"\n'
     (other / "pyproject.toml").write_text(lines)
     with importable(other, tmp_path / "metadata"):
-        both = "the packages a-other 7 and acme-for-fsd 2.1 have a file of this name: expected only one"
+        both = "the packages a-other 7 and acme-for-fsd 2.1 have a file of this name: expected one package"
         for load, name in ((cost.load, "acme-1"), (load_table, "acme-lan"), (cost.default_tariff, "acme")):
             with pytest.raises(InputError, match=both):
                 load(name)
