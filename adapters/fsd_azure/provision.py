@@ -97,7 +97,7 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
         app, names, spaces = had.app, had.names, had.names["namespaces"].count(",") + 1
         if names["bus"] != wanted.get("bus", names["bus"]):
             raise InputError(
-                f"{connection_strings.SERVICE_BUS}: app {app!r} was made with namespaces that fsd made: "
+                f"{connection_strings.SERVICE_BUS}: app {app!r} has namespaces that fsd made: "
                 "expected no connection strings: unset the variable, or destroy the app first"
             )
         super().check(had, wanted)

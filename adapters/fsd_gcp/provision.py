@@ -181,9 +181,7 @@ def _make_bucket(api: Api, app: str, names: Mapping[str, str]) -> None:
     if (owner := _owner(api, bucket)) is None:
         raise InputError(f"bucket {name}: belongs to another project: expected a new name, or your own bucket: set [gcp] bucket")
     if owner != app and api.repeat(what, lambda: list(bucket.list_blobs(max_results=1, retry=None))):
-        raise InputError(
-            f"bucket {name}: holds something that app {app!r} did not put there: expected an empty bucket: name one in [gcp] bucket"
-        )
+        raise InputError(f"bucket {name}: holds something that app {app!r} did not put there: expected an empty one: set [gcp] bucket")
     if (place := str(bucket.location).lower()) != api.region:
         raise InputError(f"bucket {name}: is in {place}: expected one in {api.region}, the [gcp] region: set [gcp] bucket or region")
     _set(bucket, app, names["kms_key"], audit_days)

@@ -48,7 +48,7 @@ class Aborted(RunFailed):
 
 
 class Superseded(RunFailed):
-    """A newer incarnation of this rank has replaced this worker, which stops and reports nothing."""
+    """Another incarnation of this rank has replaced this worker, which stops and reports nothing."""
 
 
 @attrs.frozen

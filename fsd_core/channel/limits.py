@@ -63,7 +63,7 @@ class StallLimit(Limit):
 class Patience(Limit):
     """How long a rank waits for a source before it calls the source slow: `SLOW_FACTOR` times the slowest step of this rank.
 
-    The duration of a step is here the time in which this rank worked, without its waits. A source may be a little late in each of many
+    Here, the duration of a step is the time in which this rank worked, without its waits. A source may be a little late in each of many
     short steps. So waits for the same source in consecutive steps are added up. A wait counts only if it is longer than `SLOW_FACTOR`
     times the slowest step, and longer than ``min_s`` / `ROW_PART`.
     """

@@ -82,7 +82,7 @@ def bundle_bytes(payloads: Sequence[int]) -> int:
 def first_get_s(took_s: Any, eager: bool) -> Any:
     """The pause before the first get of a bundle, in seconds. Takes and returns a number or an array.
 
-    ``took_s``: the seconds from the begin of the last step to the arrival of the same source's bundle.
+    ``took_s``: the seconds from the start of the last step to the arrival of the same source's bundle.
     """
     return 0.0 * took_s if eager else np.minimum(_MAX_DELAY_S, 0.75 * took_s)
 

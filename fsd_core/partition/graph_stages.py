@@ -137,7 +137,7 @@ def _not_numbers(graph: Graph, names: Sequence[str]) -> str:
 
 
 def _profile(seconds: NDArray[np.float64], places: Sequence[Cut]) -> Profile:
-    """A `Profile` of one micro-batch: it counts only the loading, so the whole cost of a node stands there. Coding costs nothing."""
+    """A `Profile` of one micro-batch: it counts only loading, so the whole cost of a node is given as loading. Coding costs nothing."""
     crossing = np.array([(place.bytes or 0) / _ENTRY_BYTES for place in places] + [0.0])
     return Profile(seconds, np.zeros(len(seconds)), crossing, np.ones(len(seconds), np.int64))
 

@@ -39,7 +39,7 @@ class Promise:
 
 @runtime_checkable
 class Auditor(Protocol):
-    """A provisioner that can audit its apps. The contract does not require it: ``fsd audit`` does not work with other providers."""
+    """A provisioner that can audit its apps. The contract does not require this: ``fsd audit`` refuses all other providers."""
 
     def audit(self, app: str) -> Sequence[Promise] | None:
         """Compare the app with what this version makes, without a change. `None` if the app does not exist or was made only in part."""

@@ -28,7 +28,7 @@ def read_staged(store: Store, key: str, start: int | None = None, end: int | Non
     """The staged object at ``key``, or its bytes [start, end). Raises `DamagedContent` if it does not exist: stores expire old objects."""
     data = store.find(key, start, end)
     if data is None:
-        raise DamagedContent(Code.NOT_FOUND, f"the staged object {key} no longer exists: expected it until the run ends", key)
+        raise DamagedContent(Code.NOT_FOUND, f"the staged object {key} no longer exists", key)
     return data
 
 

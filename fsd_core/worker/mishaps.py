@@ -1,4 +1,4 @@
-"""The faults of workers: ``kill`` and ``hang`` end or stop a worker before a layer, ``slow`` makes it compute slowly."""
+"""The faults of workers: ``kill`` ends a worker before a layer, ``hang`` makes it wait there, ``slow`` makes it compute slowly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fsd_core.wrappers.faults import Faults
 __all__ = ["Mishaps"]
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.05  # the seconds between two checks of a worker that hangs whether its run is over
+LOOK_S = 0.05  # a worker that hangs checks once in this time whether its run is over
 
 
 class Mishaps:

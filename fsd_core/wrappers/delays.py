@@ -64,9 +64,9 @@ class Delays:
 
 
 class Connections:
-    """The connections of one driver. A request takes an idle connection, or opens another. Publishes have separate connections.
+    """The connections of one driver. A request takes an idle connection, or opens another.
 
-    The reason is that publishes may go to another host than the other requests.
+    Publishes have separate connections, because they may go to another host than the other requests.
     """
 
     def __init__(self, delays: Delays) -> None:

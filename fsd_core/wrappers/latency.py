@@ -30,7 +30,7 @@ __all__ = ["DelayedInvoker", "DelayedMessages", "DelayedObjects", "Delays"]
 NOT_BEFORE_BYTES = 48  # what ``not_before`` adds to the payload of a launch
 _ROUND_S = 0.005  # between two receives of a service that returns before the end of a short wait
 _GATHER_SHARE = 0.25  # of the median time of a delivery: the time in which a receive collects messages before it requests more
-_LOOK_S = 0.2  # between two checks of a receive that waits for another one whether the run has stopped
+_LOOK_S = 0.2  # a receive that waits for its turn checks once in this time whether the run has stopped
 
 
 class DelayedMessages(AroundMessages):
