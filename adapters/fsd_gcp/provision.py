@@ -117,7 +117,7 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
         if new:
             unproven = Resources(app, 0, 0, names | {"code": ""})
             had = function.create(api, unproven, code)
-            if had is unproven:  # this client made it, with the code and the settings that it shall have
+            if had is unproven:  # this client made it, with the code and the settings that it needs
                 had = Resources(app, 0, 0, dict(names))
             names["generation"] = had.names["generation"]
             queues.remove(api, app, keep=names["generation"])  # those that an interrupted destroy left
@@ -194,7 +194,7 @@ def _set(bucket: Any, app: str, key: str, audit_days: int) -> None:
     bucket.labels = {**bucket.labels, policy.APP_LABEL: app}  # a label that is left out would be removed
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
-    bucket.versioning_enabled = False  # versions would stay for ever
+    bucket.versioning_enabled = False  # old versions would never be removed
     kept = bucket.soft_delete_policy
     kept.pop("effectiveTime", None)  # google-cloud-storage would send it as null
     kept.retention_duration_seconds = "0"  # JSON needs a string; by default deleted objects are kept and billed for a week

@@ -165,7 +165,7 @@ class LocalMessages:
         return taken
 
     def _ended(self, queue: str, rank: int, limit: int) -> list[str]:
-        """Deliveries whose lease ended. Also sets the next look: at the first end of a lease, or of one that begins now."""
+        """Deliveries whose lease has ended. Also sets when to check again: when the next lease ends, counting one that begins now."""
         now = time.time()
         ended: list[str] = []
         first_end = now + self.limits.lease_s

@@ -58,7 +58,7 @@ class Stray(ValueError):
 
 
 class Unverified(ValueError):
-    """The bytes look like a frame with a wrong tag. ``run`` and ``epoch`` are those of the header, which anybody may have written."""
+    """The bytes look like a frame, but the tag is wrong. ``run`` and ``epoch`` come from the header, so they may be forged."""
 
     def __init__(self, message: str, run: str, epoch: int) -> None:
         super().__init__(message)

@@ -214,7 +214,7 @@ class QueueChannel(Channel):
         def send(batch: list[Message]) -> None:
             try:
                 self.publish(batch, retry)
-            except FsdError as error:  # the other batches are sent nevertheless
+            except FsdError as error:  # the other batches are still sent
                 failed.append(error)
 
         each(send, batches, ABORT_THREADS)  # not in the channel's pool, which may be busy

@@ -39,7 +39,7 @@ class AppProvisioner(ABC, Generic[A, S]):
     - ``recorded``: settings that `Resources.names` holds, beside those of every cloud
     - ``chosen``: settings that `Resources.names` holds unless they are empty
     - ``fixed``: names in `Resources.names` that cannot change after the app was made, and for each the setting that people know
-    - ``queued``: names in `Resources.names`; after a change of one of these, all queues are made anew or changed
+    - ``queued``: names in `Resources.names`; after a change of one of these, all queues are made again or changed
     - ``tried``: names in `Resources.names`; after a change of one of these, the function gets an update and a test launch
     - ``probing``: entries that replace those of `Resources.names` during the test of the queues
     - ``ready_s``: seconds that the permissions of a new function may need to take effect; `None`: see `probe_function`

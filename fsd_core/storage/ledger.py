@@ -162,7 +162,7 @@ def check(found: Sequence[Body], marks: Collection[Mark] = (), kept_s: float = m
     mine: dict[int, Mark] = {}
     for mark in marks:
         if mark.at >= since:
-            mine.setdefault(mark.number, mark)  # a later one with this number belongs to a log that began anew
+            mine.setdefault(mark.number, mark)  # a later mark with this number belongs to a new log
     last: Link | None = None
     digest = ""
     for name, body in found:
