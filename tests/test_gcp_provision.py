@@ -320,7 +320,8 @@ def test_apis_that_are_off_are_named_all_at_once() -> None:
                 call()
             off = "cloudbuild.googleapis.com cloudfunctions.googleapis.com run.googleapis.com"
             assert str(raised.value) == (
-                f"project fsd-emulator: APIs are off: expected them on: run 'gcloud services enable {off} --project fsd-emulator'"
+                f"project fsd-emulator: APIs are off: expected them on: run 'gcloud services enable {off} --project fsd-emulator', "
+                "and wait a minute"
             )
 
 
