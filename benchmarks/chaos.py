@@ -2,12 +2,13 @@
 
 ``python benchmarks/chaos.py --schedules 200 --seed 0`` prints how many answers were wrong, how many runs lasted past their deadline, and
 how many ended with an error (with seed and reason). It also prints how many workers were replaced because they died, or because they were
-slow or hung, and the seconds that this cost. A wrong answer is one whose bits differ from those of the run without faults. An error is
-right where a worker hangs and money is the objective, or nobody else works: only the stall limit or the deadline ends that. The exit code
-is 1 after a wrong answer, a run past its deadline, or an error where latency is the objective and a worker that hung has peers.
+slow or hung, and the seconds that this cost. A wrong answer is one whose bits differ from those of the run without faults. In two cases, a
+run with a worker that hangs has to end with an error, by the stall limit or the deadline: if its objective is cost, or if it has only this
+worker. The exit code is 1 after a wrong answer, a run past its deadline, or an error of a run whose objective is latency and in which a
+worker hung beside other workers.
 
-``--at-once N`` makes so many runs beside each other. The hosts of the functions are forked from one process that has imported the worker:
-to start an interpreter for each run would take half of the processors' time.
+``--at-once N`` makes N runs beside each other. The hosts of the functions are forked from one process that has imported the worker: to
+start an interpreter for each run would take half of the processors' time.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def schedule(seed: int) -> tuple[dict[str, int], str, str, str]:
 
 @attrs.frozen
 class Summary:
-    """What to print, and whether something happened that must not."""
+    """The lines to print, and ``bad``: whether the exit code is 1."""
 
     lines: list[str]
     bad: bool

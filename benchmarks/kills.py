@@ -1,4 +1,4 @@
-"""What a lost worker costs, and what it costs to be ready for one: runs of eight workers, of which one is killed, and runs undisturbed.
+"""Measures the cost of a lost worker, and of recovery without a loss: runs of eight workers, with one worker killed and with none.
 
     python benchmarks/kills.py [--draws 200] [--seed 0]
     python benchmarks/kills.py --provider aws --emulator --draws 12
@@ -6,8 +6,8 @@
 
 A draw kills one rank at one layer, of a pipeline, of workers that share layers, or of both, over one of the three channels. Its answer has
 to have the bits of the undisturbed run, and the run may last longer by the seconds of launch, load and compute of the undisturbed run, and
-3 s more. With --overhead nobody is killed: runs with and without recovery take turns, and it prints their seconds and requests. The exit
-code is 1 if an answer is wrong or a run failed. Let nothing else run meanwhile: seconds count.
+3 s more. With --overhead no worker is killed: runs with and without recovery take turns, and the command prints their seconds and requests.
+The exit code is 1 if an answer is wrong or a run failed. Let nothing else run meanwhile, because this measures seconds.
 """
 
 from __future__ import annotations

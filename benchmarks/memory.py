@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py [--data FOLDER] [--samples 3000] [--large [--layers 480]]
 
-For each way of splitting a model: the rank whose peak is furthest from its prediction, of all ranks, as measured / predicted; and the
-peak and the prediction of the rank that needs most. Models: the official one of the Graph Challenge with its images (--data; else a
-RadiX-Net), the same network with signed-normal weights, where all samples stay live, and a RadiX-Net of 16,384 neurons, where weights
-need most. With --large: a RadiX-Net of 16,384 neurons with 2 GB of weights in functions of 512 MB, as a pipeline of 8 and in one function,
-which streams: their answers must be equal bit by bit. That needs 8 GB of memory and disk, and some minutes.
+For each way of splitting a model: the rank whose peak is furthest from its prediction, of all ranks, as measured / predicted; and the peak
+and the prediction of the rank that needs most memory. Models: the official one of the Graph Challenge with its images (--data; else a
+RadiX-Net), the same network with signed-normal weights, where all samples stay live, and a RadiX-Net of 16,384 neurons, where weights take
+most of the memory. With --large: a RadiX-Net of 16,384 neurons with 2 GB of weights in functions of 512 MB, as a pipeline of 8 and in one
+function, which streams: their answers must be equal bit by bit. That needs 8 GB of memory and disk, and some minutes.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ class Busy(AroundObjects):
 
 def test_a_client_that_always_loses_gives_up(store: Store) -> None:
     busy = Store(Busy(store.driver), store.retry)
-    with pytest.raises(DriverError, match=f"took the numbers of {ledger.TRIES} entries"):
+    with pytest.raises(DriverError, match=f"other clients took {ledger.TRIES} numbers"):
         ledger.append(busy, {})
     assert ledger.check(ledger.read_all(store)) is None
 

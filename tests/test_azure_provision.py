@@ -239,7 +239,7 @@ def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatc
     monkeypatch.setattr(function, "read", lambda requests, app: made)
     monkeypatch.delenv(connection_strings.SERVICE_BUS)
     assert provisioner(namespaces=1).ensure("x", 1, 1) == provisioner().ensure("x", 1, 1) == made
-    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep 1"):
+    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' has 1: expected 1, or destroy the app"):
         provisioner(namespaces=8).ensure("x", 1, 1)
 
 

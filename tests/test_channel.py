@@ -557,7 +557,7 @@ def test_a_wait_past_the_deadline_names_the_missing_ranks(make: Make, kind: str)
     arrivals = channel.receive(0)
     assert next(arrivals) == (1, b"here")
     channel.me, began = evolve(channel.me, deadline=time.time()), time.monotonic()
-    with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
+    with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(nothing received\)") as caught:
         list(arrivals)
     assert time.monotonic() - began < limits.START_S - 10  # which would be a stall
     assert caught.value.code is Code.DEADLINE

@@ -153,6 +153,8 @@ def test_ranks_of_a_stage_do_not_keep_what_is_no_array(tmp_path: Path) -> None:
     ]
     model = made(nodes, {"x": ["N", 8]}, {"z": ["N", 8]}, {"w": np.eye(8, dtype=np.float32)}, opset=19)
     graph = open_graph(saved(model, tmp_path / "m.onnx"))
-    with pytest.raises(InputError, match=r"tensor_parallel 2: .*m.onnx: an exchange has to keep a tensor: 'b' is no tensor of numbers"):
+    with pytest.raises(
+        InputError, match=r"tensor_parallel 2: .*m.onnx: the ranks of a stage cannot exchange a tensor: 'b' is no tensor of numbers"
+    ):
         stages_work(graph, {"x": X}, 2, None, 1, 2)
     assert stages_work(graph, {"x": X}).parallel.tensor == 1

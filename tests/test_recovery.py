@@ -112,9 +112,9 @@ def test_what_is_kept_comes_back_from_a_record() -> None:
     record, left = records.kept(body)
     assert (record, [each.body for each in unpack(left, 1)]) == ({"rank": 0}, [b"1/0", b"1/3"])
     for at in range(len(left)):
-        with pytest.raises(RunFailed, match="what a rank kept in its record is damaged"):
+        with pytest.raises(RunFailed, match="the payloads in the record of a rank are damaged"):
             list(unpack(left[:at] + bytes([left[at] ^ 128]) + left[at + 1 :], 1))
-    with pytest.raises(RunFailed, match="what a rank kept in its record is damaged"):
+    with pytest.raises(RunFailed, match="the payloads in the record of a rank are damaged"):
         list(unpack(left[:-1], 1))
     with pytest.raises(Damaged):
         records.kept(b"x" + body)
@@ -253,7 +253,7 @@ def test_a_paused_function_that_wakes_up_takes_nothing(make: Make, resources: Re
     source.heed(lost(0))
     source.send(0, [(0, b"for the next incarnation")])
     old = make(0, {0: [1]})
-    with pytest.raises(Superseded, match="incarnation 1 of this rank has its place"):
+    with pytest.raises(Superseded, match="incarnation 1 of this rank has replaced this worker"):
         list(old.receive(0))
     assert not old._tokens
     assert old.meter.snapshot()["ack_requests"] == 0
@@ -265,7 +265,7 @@ def test_a_paused_function_that_wakes_up_takes_nothing(make: Make, resources: Re
 def test_a_source_without_budget_ends_the_run(make: Make) -> None:
     source = make(1, kept=3)
     source.send(0, [(0, b"long")])
-    with pytest.raises(RunFailed, match="rank 0 was lost, and this rank no longer holds what it sent to it: the budget"):
+    with pytest.raises(RunFailed, match="rank 0 was lost, and this rank no longer keeps what it sent to rank 0: the budget"):
         source.heed(hello(0, 1))
 
 
@@ -330,7 +330,7 @@ def test_a_finished_source_left_what_it_sent(make: Make, store: Store, monkeypat
         some.begin(channel, 3, [1, 2])
         assert list(channel.receive(0)) == [(1, b"zero")]
         began = time.monotonic()
-        with pytest.raises(RunFailed, match=r"this rank was lost \(killed\), and rank 2 has ended and left nothing for it"):
+        with pytest.raises(RunFailed, match=r"this rank was lost \(killed\), and rank 2 has ended without keeping its payloads"):
             list(channel.receive(1))
         assert time.monotonic() - began < 60
         assert [news.kind for news in NewsList(store, KEYS).read()][:2] == ["lost", "hello"]

@@ -66,7 +66,7 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
         subscription = self.settings.subscription or os.environ.get("AZURE_SUBSCRIPTION_ID", "")
         if not subscription:
             raise InputError(
-                "no Azure subscription is set: [azure] subscription in fsd.toml, or AZURE_SUBSCRIPTION_ID; see 'az account list'"
+                "no Azure subscription is set: expected [azure] subscription in fsd.toml, or AZURE_SUBSCRIPTION_ID: see 'az account list'"
             )
         if not re.fullmatch(SUBSCRIPTION, subscription):
             raise InputError(f"AZURE_SUBSCRIPTION_ID={subscription}: expected a subscription's id, as 'az account list' shows")
@@ -97,13 +97,13 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
         app, names, spaces = had.app, had.names, had.names["namespaces"].count(",") + 1
         if names["bus"] != wanted.get("bus", names["bus"]):
             raise InputError(
-                f"{connection_strings.SERVICE_BUS}: app {app!r} was made with namespaces of its own: "
+                f"{connection_strings.SERVICE_BUS}: app {app!r} has namespaces that fsd made: "
                 "expected no connection strings: unset the variable, or destroy the app first"
             )
         super().check(had, wanted)
         if names["bus"] == "made" and self.settings.namespaces not in (0, spaces):
             raise InputError(
-                f"[azure] namespaces = {self.settings.namespaces}: app {app!r} was made with {spaces}: destroy it first, or keep {spaces}"
+                f"[azure] namespaces = {self.settings.namespaces}: app {app!r} has {spaces}: expected {spaces}, or destroy the app"
             )
 
     def begin(
@@ -220,7 +220,7 @@ def _make_account(api: Api, app: str, names: Mapping[str, str]) -> None:
     found = api.find(path)
     if found and not api.owns(found, app):
         raise InputError(
-            f"storage account {names['storage_account']}: exists, and is not the app's; choose another in [azure] storage_account"
+            f"storage account {names['storage_account']}: exists, and is not the app's: expected a new name: set [azure] storage_account"
         )
     kind = {"location": names["region"], "kind": "StorageV2", "sku": {"name": "Standard_LRS"}, "tags": {policy.APP_TAG: app}}
     api.put(path, kind | policy.account(names))

@@ -49,4 +49,4 @@ def check(api: Api, key: str) -> None:
         name, ring = key.rpartition("/")[2], key.split("/")[5]
         give = f"gcloud kms keys add-iam-policy-binding {name} --keyring {ring} --location {region} --role {ROLE} --member MEMBER"
         text = "; ".join(f"{who.partition(':')[2]} may not use {_ACTIONS}" for who in lacking)
-        raise InputError(f"{what}: {text}: expected that it may: '{give}'")
+        raise InputError(f"{what}: {text}: expected this permission: '{give}'")

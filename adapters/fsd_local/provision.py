@@ -175,8 +175,8 @@ def _usable(root: str) -> Iterator[None]:
         if error.errno not in _UNFIT:
             raise
         raise InputError(
-            f"folder {root}: cannot be used: {error.filename}: {error.strerror}; "
-            "set FSD_HOME or [local] root to a folder that can be written"
+            f"folder {root}: cannot be used: {error.filename}: {error.strerror}: "
+            "expected a folder that can be written: set FSD_HOME or [local] root"
         ) from error
 
 
@@ -198,8 +198,8 @@ def _try_links(root: str) -> None:
             if refused.errno not in _LACKS:
                 raise
             raise InputError(
-                f"folder {root}: its file system has neither hard links nor locks: set FSD_HOME or [local] root "
-                "to a folder on another file system"
+                f"folder {root}: its file system has neither hard links nor locks: expected one of them: "
+                "set FSD_HOME or [local] root to a folder on another file system"
             ) from refused
     finally:
         for each in (first, second):

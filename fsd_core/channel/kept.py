@@ -1,4 +1,4 @@
-"""What a rank sent through queues, kept so that it can send it again to the next incarnation of a rank that was lost."""
+"""Keeps the payloads that a rank sent through queues, so that it can send them again to the next incarnation of a lost rank."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from fsd_core.errors import RunFailed
 __all__ = ["KEPT_BYTES", "KEPT_ENTRY_BYTES", "RECORD_BYTES", "Kept", "Sent", "kept_budget"]
 
 KEPT_BYTES = 64 << 20  # the budget of a rank, if its function has the memory
-RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record, and at most a part of its budget
-RECORD_PART = 4  # because the record is in memory several times while it is written
+RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record, and at most 1 / `RECORD_PART` of its budget,
+RECORD_PART = 4  # because the memory holds several copies of the record while the worker writes it
 _ENTRY = struct.Struct("<IIBQ")  # target, step, kind, length of the body
 _CRC = struct.Struct("<I")  # of the entry and the body
 KEPT_ENTRY_BYTES = _ENTRY.size + _CRC.size  # in a record, beside each payload
 
 
 def kept_budget(memory_bytes: int | None, predicted_bytes: int) -> int:
-    """The bytes that a rank may keep: `KEPT_BYTES`, or what is left of the memory of its function. ``memory_bytes`` `None`: no limit."""
+    """How many bytes a rank may keep: `KEPT_BYTES`, or the free memory of its function if that is less.
+
+    ``memory_bytes``: the memory of the function; `None`: no limit. ``predicted_bytes``: the memory that the worker needs for itself.
+    """
     return KEPT_BYTES if memory_bytes is None else max(0, min(KEPT_BYTES, memory_bytes - predicted_bytes))
 
 
@@ -39,7 +42,7 @@ class Sent:
 
 
 class Kept:
-    """What one rank sent, up to ``budget`` bytes; beyond them it keeps nothing at all. A budget of 0 keeps nothing. Thread-safe."""
+    """The payloads that one rank sent. If they exceed ``budget`` bytes together, it drops all and keeps no later ones. Thread-safe."""
 
     def __init__(self, budget: int) -> None:
         self.bytes = 0
@@ -48,7 +51,7 @@ class Kept:
         self._lock = threading.Lock()
 
     def add(self, sent: Sent) -> None:
-        """Keep a payload, or forget all if the budget is exceeded: a new incarnation needs all that was sent to it."""
+        """Keep a payload. Drops all if the budget is exceeded: a new incarnation needs every payload, so a part is useless."""
         with self._lock:
             if self._sent is None:
                 return
@@ -60,17 +63,17 @@ class Kept:
 
     @property
     def forgot(self) -> bool:
-        """Whether it keeps nothing, because the budget is exceeded."""
+        """Whether nothing is kept, because the budget is exceeded or 0."""
         with self._lock:
             return self._sent is None
 
     def of(self, target: int, step: int) -> list[Sent] | None:
-        """What was sent to ``target`` from ``step`` on, in the order of sending; `None` if it is not kept any more."""
+        """What was sent to ``target`` from ``step`` on, in the order of sending; `None` if it is no longer kept."""
         with self._lock:
             return None if self._sent is None else [each for each in self._sent if each.target == target and each.step >= step]
 
     def pack(self) -> bytes | None:
-        """All that is kept, for the record of a worker that ends; `None` if it is not kept, or too much for a record."""
+        """All kept payloads as bytes, for the record of a worker that ends; `None` if nothing is kept, or too much for a record."""
         with self._lock:
             if self._sent is None or self.bytes > min(RECORD_BYTES, self._budget // RECORD_PART):
                 return None
@@ -82,8 +85,8 @@ class Kept:
 
 
 def unpack(data: bytes, target: int) -> Iterator[Sent]:
-    """What `Kept.pack` made, for one target. Raises `RunFailed` (`Code.INVALID`) if it is damaged."""
-    damaged = RunFailed(Code.INVALID, "what a rank kept in its record is damaged: expected whole payloads with their checksums")
+    """Decode what `Kept.pack` made. Yields the payloads for ``target``. Raises `RunFailed` (`Code.INVALID`) if ``data`` is damaged."""
+    damaged = RunFailed(Code.INVALID, "the payloads in the record of a rank are damaged: expected whole payloads with their checksums")
     at = 0
     while at < len(data):
         head, start = data[at : at + _ENTRY.size], at + _ENTRY.size + _CRC.size

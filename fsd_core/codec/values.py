@@ -28,7 +28,7 @@ from fsd_core.codec.parts import CodecError, Reader, compressed, compressed_toge
 
 __all__ = ["pack_values", "unpack_values"]
 
-_BASE, _BYTES, _PLANES, _APART = 1, 2, 4, 8  # _BYTES: a code takes a byte, although fewer bits would do
+_BASE, _BYTES, _PLANES, _APART = 1, 2, 4, 8  # _BYTES: a code takes a byte, although fewer bits are enough
 _FORMS = _BASE | _BYTES | _PLANES | _APART
 TRIAL = 1 << 14  # values that are compressed in each way
 CHUNKS = 8  # pieces of a large block that make up these values

@@ -249,7 +249,7 @@ class Model:
 
     - ``layers``: a list or tuple of `Layer`, the first one first. ``name``: for people.
     - ``digest``: the SHA-256 of the content, hexadecimal; the name does not change it.
-    - ``recipe``: the arguments of `radixnet` that made the model, which say what it contains without a digest of it; else empty.
+    - ``recipe``: the arguments of `radixnet` that made the model, else empty. They identify the content, so that no digest is needed.
 
     Raises InputError if ``layers`` is empty, if a layer's outputs are not as many as the next layer's inputs, or if a layer before the last
     has activation softmax.

@@ -32,17 +32,17 @@ class AppProvisioner(ABC, Generic[A, S]):
     """Implements `fsd_core.driver.Provisioner`. The environment of the app's function holds the record of what was made.
 
     ``ensure`` makes one request if nothing is missing. Otherwise it makes what is missing, sends a test message to every queue and starts
-    the function once. Only then it writes into the record that they are usable. A subclass makes and removes the resources of its cloud.
+    the function once. Only then the record says that the app is complete. A subclass makes and removes the resources of its cloud.
     Its class variables:
 
     - ``kind``: the attrs class of its settings
     - ``recorded``: settings that `Resources.names` holds, beside those of every cloud
     - ``chosen``: settings that `Resources.names` holds unless they are empty
     - ``fixed``: names in `Resources.names` that cannot change after the app was made, and for each the setting that people know
-    - ``queued``: names in `Resources.names`; after a change of one of these, all queues are made anew or changed
+    - ``queued``: names in `Resources.names`; after a change of one of these, all queues are made again or changed
     - ``tried``: names in `Resources.names`; after a change of one of these, the function gets an update and a test launch
     - ``probing``: entries that replace those of `Resources.names` during the test of the queues
-    - ``ready_s``: seconds that the permissions of a new function may need to come into force; `None`: see `probe_function`
+    - ``ready_s``: seconds that the permissions of a new function may need to take effect; `None`: see `probe_function`
     """
 
     kind: type[S]
@@ -60,7 +60,7 @@ class AppProvisioner(ABC, Generic[A, S]):
         self.settings = read_settings(self.kind, provider.name, table)
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
-        """Make what is missing for ``slots`` slots of ``ranks`` ranks; an app that has more keeps it. The first call takes minutes.
+        """Make what is missing for ``slots`` slots of ``ranks`` ranks. An app that has more keeps them. The first call takes minutes.
 
         Raises `InputError` if a setting, a name or the set-up of credentials is wrong, `DriverError` if a service refuses a request.
         """
@@ -80,7 +80,7 @@ class AppProvisioner(ABC, Generic[A, S]):
                 return self._make(api, had or Resources(app, 0, 0), ranks, slots, wanted)
 
     def _make(self, api: A, had: Resources, ranks: int, slots: int, wanted: dict[str, str]) -> Resources:
-        """Make what is missing, test it, and record last that it can be used: so a later call completes an interrupted one."""
+        """Make what is missing, test it, and then record that the app is complete: so a later call continues an interrupted one."""
         settings = self.settings
         code = self.recipe(settings.runtime, settings.engine).build(within_s=api.left()) if settings.package else stub(self.provider.name)
         wanted = wanted | {"package": str(code) if settings.package else "none"}
@@ -153,7 +153,7 @@ class AppProvisioner(ABC, Generic[A, S]):
             if (found := had.names.get(name)) is not None and found != wanted.get(name, found):
                 raise InputError(
                     f"{setting}: app {had.app!r} was made with {found or 'none'}, not {wanted[name]}: "
-                    f"expected {found or 'none'}: set that, or destroy the app first"
+                    f"expected {found or 'none'}: correct the setting, or destroy the app first"
                 )
 
     @staticmethod
@@ -175,7 +175,7 @@ class AppProvisioner(ABC, Generic[A, S]):
     ) -> tuple[Resources, dict[str, str]]:
         """Make what the queues need, and decide the generation: if two clients make a new app at the same time, both get the same one.
 
-        ``had``: the app as recorded; without names if it is new. Returns the app as recorded now, and the names as they shall be.
+        ``had``: the app as recorded; without names if it is new. Returns the app as recorded now, and the names that the app will have.
         """
 
     @abstractmethod
@@ -186,7 +186,8 @@ class AppProvisioner(ABC, Generic[A, S]):
     def deploy(self, api: A, had: Resources, unproven: Resources, code: Package, changed: bool) -> dict[str, str]:
         """Bring the function, its roles and its limits up to date. Returns the entries of `Resources.names` that the function determines.
 
-        ``changed``: the function needs the code or the settings of ``unproven``, which is also the record until `record`.
+        ``changed``: the function needs the code or the settings of ``unproven``. This method also writes ``unproven`` into the function's
+        environment, as the record until `record` is called.
         """
 
     @abstractmethod
@@ -211,10 +212,10 @@ class AppProvisioner(ABC, Generic[A, S]):
 
 
 def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: Callable[[], object]) -> None:
-    """Empty a bucket, then remove it by the request ``remove``; close ``objects``. ``what`` names the bucket in errors.
+    """Empty a bucket, then remove it with the request ``remove``; close ``objects``. ``what`` names the bucket in errors.
 
-    Starts again while the service refuses ``remove`` with ALREADY_EXISTS, because a worker that still ran wrote an object. A bucket that
-    does not exist is no error: an earlier call or another client removed it.
+    If a worker that still runs writes an object meanwhile, the service refuses ``remove`` with ALREADY_EXISTS, and this function starts
+    again. A bucket that does not exist is no error: an earlier call or another client removed it.
     """
 
     def removed() -> bool:
@@ -235,5 +236,5 @@ def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: C
 
 
 def _limit(api: Requests, what: str, onward: str) -> None:
-    """Set the deadline of all later requests to `LIMIT_S`. If it passes, the error names ``what`` and gives the advice ``onward``."""
+    """Set the deadline of all later requests to `LIMIT_S` seconds. The error at the deadline names ``what`` and ends with ``onward``."""
     api.within(LIMIT_S, f"{what} took longer than {LIMIT_S:g} s; {onward}")

@@ -111,5 +111,5 @@ class RunKeys:
         return f"{self.prefix}record/{rank}"
 
     def log(self, rank: int) -> str:
-        """What a rank said in a run that lasts long or fails. Otherwise its record holds its lines."""
+        """The log lines of a rank, in a run that lasts long or fails. In other runs, its record has them."""
         return f"{self.prefix}log/{rank}"

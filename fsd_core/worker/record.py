@@ -30,11 +30,11 @@ def make(
     behind_s: float = 0.0,
     kept: Kept | None = None,
 ) -> bytes:
-    """The record as sealed JSON, then what the worker ``kept`` for lost ranks. ``meter``: all requests so far, to which the record adds its
-    own put. ``behind_s``: see `Recovery`.
+    """The content of the record's object: sealed JSON, then the payloads that the worker ``kept`` for lost ranks.
 
-    ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0.
-    ``layers_meter``: the part of ``meter`` that was counted in the layer loop. ``lines``: what the worker said, each as `Line.packed`.
+    ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0. ``meter``: all
+    requests so far; this function adds the put of the record. ``layers_meter``: the part of ``meter`` that was counted in the layer loop.
+    ``lines``: the log lines of the worker, each as `Line.packed`. ``behind_s``: see `Recovery`.
     """
     function_s = math.fsum((*watch.seconds.values(), watch.starved))
     seconds = {"launch": launch_s, **watch.seconds, "starved": watch.starved, "init": init_s, "function": function_s}
