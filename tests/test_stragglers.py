@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -489,3 +490,33 @@ def test_the_setting_and_the_objective_say_who_is_replaced(
     with pytest.raises(RunFailed, match="enough"):
         start(recovery=recovery, objective=objective, **TENSOR)
     assert found == [replaces]
+
+
+@pytest.mark.parametrize(
+    ("workers", "line"),
+    [
+        (1, "the run has one worker, so no other one notices that it is slow; expected at least 2"),
+        (3, "the platform may run 3 functions at once, and the run has 3 workers, so none is left: expected at least 4; use fewer workers"),
+    ],
+)
+def test_who_asks_for_replacements_hears_that_none_can_be_made(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, workers: int, line: str
+) -> None:
+    def execute(*_: Any, **__: Any) -> Result:
+        raise RunFailed(Code.UNAVAILABLE, "enough")
+
+    monkeypatch.setattr(Job, "execute", execute)
+    table = {"root": str(tmp_path), "concurrency": 3}
+    with (
+        pytest.warns(UserWarning, match=f"^recovery stragglers: no slow worker of this run can be replaced: {line}"),
+        pytest.raises(RunFailed),
+    ):
+        start(recovery="stragglers", workers=workers, settings=table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (
+            {"workers": workers, "objective": "latency"},
+            {"workers": 2, "recovery": "stragglers"},
+        ):  # nobody asks for it; one is left
+            with pytest.raises(RunFailed, match="enough"):
+                start(settings=table, **fine)

@@ -22,6 +22,7 @@ from fsd_core.client.expected import Expectation
 from fsd_core.client.follow import Follower
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, left_out, over_ranks, warn
+from fsd_core.client.stragglers import obstacle
 from fsd_core.client.trail import Trail
 from fsd_core.client.work import Work
 from fsd_core.common.logs import DEBUG, INFO
@@ -285,8 +286,8 @@ class _Run:
         return LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
 
     def _config(self, content: _Content) -> RunConfig:
-        job, work, most = self.job, self.job.work, self.invoker.limits.concurrency
-        spare = most is None or most > job.workers  # a function beside all others may run
+        job, work = self.job, self.job.work
+        replaces = job.stragglers and obstacle(job.workers, self.invoker.limits.concurrency) is None
         return RunConfig(
             version=VERSION,
             run=self.run_id,
@@ -307,7 +308,7 @@ class _Run:
             objective=job.objective,
             faults=job.faults,
             stage_s=work.stage_s,
-            slow_s=SLOW_S if job.stragglers and spare else 0.0,
+            slow_s=SLOW_S if replaces else 0.0,
             log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * work.stage_s,
