@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from fsd_core.channel import kept_budget, new_key
+from fsd_core.channel import SHELF_BYTES, kept_budget, new_key
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.expected import Expectation
@@ -288,6 +288,9 @@ class _Run:
     def _config(self, content: _Content) -> RunConfig:
         job, work = self.job, self.job.work
         replaces = job.stragglers and obstacle(job.workers, self.invoker.limits.concurrency) is None
+        if replaces and job.queued and self.kept_bytes < SHELF_BYTES:
+            log.warning("replaces no slow worker: the functions have too little memory to keep what a second one needs")
+            replaces = False
         return RunConfig(
             version=VERSION,
             run=self.run_id,

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 
 from fsd_core.channel import SLOWEST_FACTOR, Aborted, Channel, News, NewsList, Patience, SlowSources, Superseded
-from fsd_core.channel.kept import unpack
+from fsd_core.channel.kept import Shelf, unpack
 from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
@@ -116,13 +116,10 @@ class Recovery:
         """Add ``sources``, which this rank waits for in ``step``, to the news, but those that are called slow there already.
 
         With ``again``, add those too: the client then knows that this rank waits itself. Adds nobody if the news say that a rank was
-        replaced meanwhile, because its next incarnation takes its time; nor if this rank no longer holds what it sent, because then the
-        others may hold no more what a new incarnation needs.
+        replaced meanwhile, because its next incarnation takes its time.
         """
         channel = self._channel
         assert channel is not None
-        if not self.beside and channel.kept.forgot:
-            return
         before = sum(channel.incarnations.values())
         self.look()
         if sum(channel.incarnations.values()) > before:
@@ -154,10 +151,13 @@ class Recovery:
             if data is None:
                 return
             record, left = records.kept(data)
-            for sent in unpack(left, self._rank):
-                self._channel.take(source, record["incarnation"], sent)
+            incarnation, shelved = record["incarnation"], record["shelved"]
+            shelf = Shelf(self._store, self._keys, source, incarnation)
+            for number in range(shelved + 1):
+                for sent in unpack(shelf.get(number) if number < shelved else left, self._rank):
+                    self._channel.take(source, incarnation, sent)
             self._taken.add(source)
-            log.info("read what rank %d left in its record: %d bytes", source, len(left))
+            log.info("read what rank %d left: %d objects, and %d bytes in its record", source, shelved, len(left))
         except (FsdError, Damaged, KeyError) as error:
             self._channel.receiving_failed(RunFailed(Code.INVALID, f"the record of rank {source} cannot be read: {error}", rank=self._rank))
 
