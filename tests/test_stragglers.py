@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 import pytest
 
+import fsd_core.client.follow
 import fsd_core.client.job
 from fsd_core import Result, run
 from fsd_core.channel import (
@@ -31,6 +32,7 @@ from fsd_core.channel import (
 )
 from fsd_core.channel.frames import KEY_BYTES
 from fsd_core.client import stragglers
+from fsd_core.client.first_rank import FirstRank
 from fsd_core.client.job import Job
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.stragglers import Stragglers
@@ -394,6 +396,55 @@ def test_a_slow_rank_goes_on_where_the_platform_refuses_its_second_function_late
     assert [(each["rank"], each["reason"]) for each in client.restarts.recovered([])] == [(1, "killed")]
 
 
+class Alone:
+    """Rank 0 of a run of three, whose others have ended. The run took 2 s until then."""
+
+    def __init__(self, store: Store, **more: Any) -> None:
+        self.restarts, self.called = self, list[News]()
+        self.incarnation = 0
+        config = of_run("object", workers=3, pipeline=1, start_s=1.0, layers=12, started=time.time() - 2.0, **more)
+        self.first = FirstRank(store, KEYS, config, self)  # type: ignore[arg-type]
+        for rank in (1, 2):
+            self.first.look()
+            assert self.first._since is None
+            store.put(KEYS.record(rank), b"")
+        self.first.look()
+
+    def newest(self, rank: int) -> int:
+        return self.incarnation
+
+    def call_slow(self, news: News) -> None:
+        self.called.append(news)
+
+    def waits(self, seconds: float) -> None:
+        """It has been alone for so long."""
+        self.first._since = time.monotonic() - seconds
+        self.first.check()
+
+
+def test_the_client_calls_rank_0_slow_once_it_works_alone(store: Store) -> None:
+    alone = Alone(store, slow_s=0.4)
+    alone.waits(0.45)  # three of its layers took longer
+    assert alone.called == []
+    alone.waits(0.9)
+    alone.waits(1.0)
+    assert [(each.kind, each.rank, each.incarnation) for each in alone.called] == [("slow", 0, 0)]
+    alone.incarnation = 1
+    alone.waits(1000.0)  # the next incarnation gets the same time
+    with pytest.raises(RunFailed, match=r"rank 0 still works 1000 s after all other ranks have ended, longer than the stall limit"):
+        alone.waits(1000.0)
+    store.put(KEYS.record(0), b"")
+    alone.waits(1000.0)  # the client still reads what it wrote
+
+
+def test_rank_0_that_works_alone_has_a_limit_where_slow_ranks_stay(store: Store) -> None:
+    alone = Alone(store, slow_s=0.0)
+    alone.waits(1.9)  # as long as the run has taken
+    with pytest.raises(RunFailed, match="longer than the stall limit") as caught:
+        alone.waits(60.0)
+    assert (alone.called, caught.value.code, caught.value.rank) == ([], Code.DEADLINE, 0)
+
+
 # Who stays
 
 
@@ -476,6 +527,7 @@ def undisturbed(start: Start) -> Callable[..., Any]:
         ("slow=0:200000", PIPELINE, "object", {"objective": "latency"}),  # whose successors wait too
         ("slow=1:200000", TENSOR, "hybrid", {"recovery": "stragglers"}),
         ("hang=0@4+2@4", TENSOR, "object", {"recovery": "stragglers"}),
+        ("hang=0@99", TENSOR, "queue", {"recovery": "stragglers"}),  # once all other ranks have ended
     ],
 )
 def test_a_slow_or_hanging_rank_changes_no_bit(
@@ -489,6 +541,7 @@ def test_a_slow_or_hanging_rank_changes_no_bit(
 ) -> None:
     expected = undisturbed(**split)
     monkeypatch.setattr(fsd_core.client.job, "SLOW_S", 0.5)
+    monkeypatch.setattr(fsd_core.client.follow, "STORE_CHECKS", 2)
     for name in ("GATHER_S", "GATHER_LIST_S"):
         monkeypatch.setattr(stragglers, name, 0.5)
     result = start(faults=faults, channel=channel, timeout=500.0, **split, **more)
@@ -502,12 +555,17 @@ def test_a_slow_or_hanging_rank_changes_no_bit(
         assert {result.ranks[rank]["incarnation"] for rank in slow_ranks} == {1}
 
 
-def test_where_money_counts_a_rank_that_hangs_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("faults", "line"),
+    [("hang=1@3", "longer than the stall limit"), ("hang=0@99", "rank 0 still works .* after all other ranks have ended, longer than the")],
+)
+def test_where_money_counts_a_rank_that_hangs_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch, faults: str, line: str) -> None:
     monkeypatch.setattr(fsd_core.client.job, "SLOW_S", 0.5)
     monkeypatch.setattr(fsd_core.client.job, "start_limit_s", lambda limits: 0.0)  # the stall limit of 65 s becomes one of 5 s
     monkeypatch.setattr(fsd_core.client.job, "START_MARGIN_S", 4.0)
-    with pytest.raises(RunFailed, match="longer than the stall limit"):
-        start(faults="hang=1@3", channel="object", objective="cost", **TENSOR)
+    monkeypatch.setattr(fsd_core.client.follow, "STORE_CHECKS", 2)
+    with pytest.raises(RunFailed, match=line):
+        start(faults=faults, channel="object", objective="cost", **TENSOR)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from fsd_core.channel import SHELF_BYTES, kept_budget, new_key
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.expected import Expectation
+from fsd_core.client.first_rank import FirstRank
 from fsd_core.client.follow import Follower
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, left_out, over_ranks, warn
@@ -241,8 +242,8 @@ class _Run:
             restarts = Restarts.of(self._payload(lease), config, self.job.provider, self.resources, self.store, spawner)
         outputs = collect.Outputs(self.store, self.keys, self.job.work, config, pool)
         records = collect.Records(self.store, self.keys, self.job.workers, pool)
-        layers = self._phase("layers")
-        with Follower(self.store, self.keys, spawner, restarts, self.deadline, self.job.timeout_s, layers) as follower:
+        first, layers = FirstRank(self.store, self.keys, config, restarts), self._phase("layers")
+        with Follower(self.store, self.keys, spawner, restarts, first, self.deadline, self.job.timeout_s, layers) as follower:
             failed = self._outputs(follower, outputs)
             follower.answered()
             output = outputs.assemble(self._phase("collect"))

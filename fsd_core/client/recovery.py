@@ -58,7 +58,7 @@ class Restarts:
         for payload in self._spawner.given_up():
             self._goes_on(payload)
         for news in self._news.read():
-            newest = self._newest.get(news.rank, 0)
+            newest = self.newest(news.rank)
             if news.kind == "lost" and news.incarnation == newest:
                 if answered or news.newest >= INCARNATIONS:
                     times = f" ({INCARNATIONS} functions of this rank were lost)" if news.newest >= INCARNATIONS else ""
@@ -72,6 +72,14 @@ class Restarts:
                 self._stragglers.hear(news)
         for slow in () if answered else self._stragglers.found(self._newest):
             self._add(News(kind="lost", rank=slow.rank, incarnation=slow.incarnation, layer=slow.layer, reason=SLOW))
+
+    def newest(self, rank: int) -> int:
+        """The newest incarnation of a rank."""
+        return self._newest.get(rank, 0)
+
+    def call_slow(self, news: News) -> None:
+        """The client itself calls a rank slow."""
+        self._stragglers.hear(news)
 
     def _add(self, slow: News) -> None:
         """Start the next incarnation of a slow rank. If they share a queue, it takes the place of the slow one when it says hello.
