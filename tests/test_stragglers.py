@@ -445,6 +445,14 @@ def test_rank_0_that_works_alone_has_a_limit_where_slow_ranks_stay(store: Store)
     assert (alone.called, caught.value.code, caught.value.rank) == ([], Code.DEADLINE, 0)
 
 
+def test_a_launch_that_was_given_up_may_run_late(client: Client) -> None:
+    client.look(slow(1, by=0))
+    client.spawner.refused = [attrs.evolve(client.first, rank=1, incarnation=1)]
+    client.look()
+    client.look(News(kind="hello", rank=1, incarnation=1), attrs.evolve(KILLED, incarnation=1))
+    assert client.spawner.started == [(1, 1), (1, 2)]
+
+
 # Who stays
 
 

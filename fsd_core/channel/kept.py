@@ -150,6 +150,7 @@ class Kept:
 
 
 def _packed(sent: list[Sent]) -> bytes:
+    """What `unpack` reads."""
     parts = []
     for each in sent:
         head = _ENTRY.pack(each.target, each.step, each.kind, len(each.body))
@@ -160,7 +161,8 @@ def _packed(sent: list[Sent]) -> bytes:
 def unpack(data: bytes, target: int) -> Iterator[Sent]:
     """The payloads for one target of what a rank kept, in its record or on its shelf.
 
-    Raises `RunFailed` (`Code.INVALID`) if it is damaged."""
+    Raises `RunFailed` (`Code.INVALID`) if it is damaged.
+    """
     damaged = RunFailed(Code.INVALID, "what a rank kept is damaged: expected whole payloads with their checksums")
     at = 0
     while at < len(data):

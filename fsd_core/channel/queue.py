@@ -128,8 +128,8 @@ class QueueChannel(Channel):
             if needed:
                 raise RunFailed(Code.UNAVAILABLE, reason, rank=self.me.rank)
             log.warning("%s", reason)
-        log.info("sends rank %d again what it needs from step %d on", target, step)
         for number, part in enumerate(kept or ()):
+            log.info("sends rank %d %d payloads again", target, len(part))
             if number:
                 self.finish_sends()  # the messages of two parts are not in memory together
             self.publish_soon([message for sent in part for message in self.messages(sent)])

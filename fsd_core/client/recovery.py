@@ -59,15 +59,17 @@ class Restarts:
             self._goes_on(payload)
         for news in self._news.read():
             newest = self.newest(news.rank)
-            if news.kind == "lost" and news.incarnation == newest:
+            if news.kind == "lost" and news.incarnation >= newest:  # a launch that was given up may run late
                 if answered or news.newest >= INCARNATIONS:
                     times = f" ({INCARNATIONS} functions of this rank were lost)" if news.newest >= INCARNATIONS else ""
                     raise RunFailed(Code.UNAVAILABLE, news.reason + times, rank=news.rank, layer=news.layer)
                 self._restart(news)
             elif news.kind == "lost" and news.newest == newest and news.rank in self._beside:
                 self._alone[news.rank] = news
-            elif news.kind == "hello" and news.incarnation == newest and not self._stragglers.beside:
-                self._beside.discard(news.rank)  # the slow one stops
+            elif news.kind == "hello" and news.incarnation >= max(newest, 1):
+                self._newest[news.rank] = news.incarnation
+                if not self._stragglers.beside:
+                    self._beside.discard(news.rank)  # the slow one stops
             elif news.kind == "slow":
                 self._stragglers.hear(news)
         for slow in () if answered else self._stragglers.found(self._newest):
