@@ -24,6 +24,7 @@ from fsd_azure.provision import AzureProvisioner
 from fsd_conformance import emulators
 from fsd_conformance.emulators.azure import Functions
 from fsd_conformance.emulators.emulator import pointed
+from fsd_conformance.emulators.process import started
 from fsd_core.driver import WORKER, Code, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.names import generation_of
@@ -50,8 +51,7 @@ def azure() -> Iterator[Api]:
 @contextmanager
 def functions(folder: Path, *flags: str) -> Iterator[None]:
     """Within the block another local Functions host plays the Resource Manager; the other services are the file's own."""
-    server = Functions(folder, None, flags)
-    server.start()
+    server = started(lambda: Functions(folder, None, flags))
     try:
         with pointed({**os.environ, api.ENDPOINT: server.url}, ()):
             yield

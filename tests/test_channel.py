@@ -402,12 +402,12 @@ def test_a_flood_of_forged_frames_is_acknowledged_at_once(make: Make) -> None:
     channel = make("queue", 0, {0: [1]})
     assert isinstance(channel, QueueChannel)
     channel.prepare(0)
-    until(lambda: channel.meter.snapshot()["frames_dropped"] == count)
+    until(lambda: channel.meter.snapshot()["frames_dropped"] >= count)
     until(lambda: channel.meter.snapshot()["messages_received"] >= count + queues.LEFT_MESSAGES)
     driver.publish([Message(0, frame(b"mine"))])
     assert list(channel.receive(0)) == [(1, b"mine")]
     channel.finish()
-    assert channel.meter.snapshot()["messages_received"] == count + queues.LEFT_MESSAGES + 1
+    assert not channel._tokens  # all are acknowledged
     assert len(channel._left) == queues.LEFT_MESSAGES
 
 

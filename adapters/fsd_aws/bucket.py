@@ -15,7 +15,7 @@ from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.provisioning import remove_store
 from fsd_core.storage.keys import AUDIT, PASSING
 
-__all__ = ["CLOSED", "encryption", "life_cycle", "make", "remove"]
+__all__ = ["CLOSED", "encryption", "life_cycle", "make", "owned", "remove"]
 
 CLOSED = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
 KEPT_DAYS = 7
@@ -48,7 +48,7 @@ def make(api: Api, names: Names, bucket: str, audit_days: int) -> None:
     where = {} if api.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": api.region}}
     try:
         made = api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
-        if not _owned(api, names.app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
+        if not owned(api, names.app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
             raise InputError(
                 f"bucket {bucket}: holds something that app {names.app!r} did not put there: expected an empty one: set [aws] bucket"
             )
@@ -68,7 +68,8 @@ def make(api: Api, names: Names, bucket: str, audit_days: int) -> None:
     api.call("s3", "put_bucket_lifecycle_configuration", Bucket=bucket, LifecycleConfiguration={"Rules": life_cycle(audit_days)})
 
 
-def _owned(api: Api, app: str, bucket: str) -> bool:
+def owned(api: Api, app: str, bucket: str) -> bool:
+    """Whether the bucket exists and is the app's."""
     tags = api.find("s3", "get_bucket_tagging", Bucket=bucket)
     return tags is not None and {"Key": policy.APP_TAG, "Value": app} in tags["TagSet"]
 
@@ -78,7 +79,7 @@ def remove(api: Api, app: str, bucket: str) -> bool:
 
     Also removes old versions of objects, which the bucket has if a person switched on versioning.
     """
-    if not _owned(api, app, bucket):
+    if not owned(api, app, bucket):
         return False
     objects = AwsObjects(Resources(app, 0, 0, {"bucket": bucket, "region": api.region}))
     remove_store(api, objects, f"bucket {bucket}", lambda: _delete(api, bucket))

@@ -47,13 +47,22 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
         """Remove function, repository, topics and subscriptions, bucket and account. Returns one line of text for each removed resource."""
-        bucket = had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, api.project)
+        bucket = self._bucket(api, app, had)
+        key = had.names.get("kms_key") if had else self.settings.kms_key or _key(api, app, bucket)
         removed = function.remove(api, app)
-        if had.names.get("kms_key") if had else self.settings.kms_key:
+        if key:  # else the app needs no right to look for a repository
             removed += images.remove(api, app)
         removed += queues.remove(api, app)
         removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
         return removed + function.remove_account(api, app)
+
+    def stored(self, api: Api, app: str, had: Resources | None) -> dict[str, str] | None:
+        """The app's bucket."""
+        name = self._bucket(api, app, had)
+        return {"bucket": name} if _owner(api, api.storage.bucket(name)) == app else None
+
+    def _bucket(self, api: Api, app: str, had: Resources | None) -> str:
+        return had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, api.project)
 
     def promises(self, api: Api, had: Resources) -> list[Promise]:
         """The promises about the deployed app: see `fsd_gcp.audit`."""
@@ -216,6 +225,12 @@ def _owner(api: Api, bucket: Any) -> str | None:
             return None
         raise
     return str(bucket.labels.get(policy.APP_LABEL, ""))
+
+
+def _key(api: Api, app: str, name: str) -> str:
+    """The key of the app's bucket, which is also that of the rest; "" without one."""
+    bucket = api.storage.bucket(name)
+    return str(bucket.default_kms_key_name or "") if _owner(api, bucket) == app else ""
 
 
 def _remove_bucket(api: Api, app: str, name: str) -> bool:

@@ -13,7 +13,7 @@ import attrs
 from attrs.validators import max_len, min_len
 
 from fsd_core.channel.frames import KEY_BYTES
-from fsd_core.channel.kept import Kept, Sent
+from fsd_core.channel.kept import Kept, Sent, Shelf
 from fsd_core.channel.limits import START_S, StallLimit
 from fsd_core.channel.mailbox import Mailbox
 from fsd_core.channel.news import News
@@ -80,10 +80,10 @@ class ChannelConfig:
     slower than expected. ``newest_epoch`` requests the epoch of the slot's last lease from the object store. The channel calls it for a
     message with a newer epoch, because such a message may be forged.
 
-    For recovery: the channel keeps up to ``kept_bytes`` bytes of what it sends through queues. ``look`` reads the news of the run; an
-    `ObjectChannel` calls it between its gets. ``ask(step, ranks)`` requests again what ``ranks`` sent from ``step`` on. The channel calls
-    it during a wait, if it belongs to a new incarnation or has dropped a message that it could not read. ``ask`` is `None` in a run without
-    recovery. ``slow`` finds the sources that are late; `None` in a run that does not replace slow ranks.
+    For recovery: the channel keeps what it sends through queues, up to ``kept_bytes`` bytes in memory and the rest on ``shelf``. ``look``
+    reads the news of the run; an `ObjectChannel` calls it between its gets. ``ask(step, ranks)`` requests again what ``ranks`` sent from
+    ``step`` on. The channel calls it during a wait, if it belongs to a new incarnation or has dropped a message that it could not read.
+    ``ask`` is `None` in a run without recovery. ``slow`` finds the sources that are late; `None` in a run that does not replace slow ranks.
     """
 
     me: RankIdentity
@@ -95,6 +95,7 @@ class ChannelConfig:
     slack_s: float = 0.0
     newest_epoch: Callable[[], int] = lambda: 0
     kept_bytes: int = 0
+    shelf: Shelf | None = None
     look: Callable[[], object] = lambda: None
     ask: Callable[[int, Sequence[int]], None] | None = None
     slow: SlowSources | None = None
@@ -163,7 +164,7 @@ class Channel(abc.ABC):
         self.stall_limit = stall_limit
         self.retry.stall_s = lambda: stall_limit.seconds
         self.look = config.look
-        self.kept = Kept(config.kept_bytes)
+        self.kept = Kept(config.kept_bytes, config.shelf)
         self.incarnations: dict[int, int] = {}  # by rank: its newest incarnation; without an entry 0
         self._ask_again = config.ask
         self.slow = config.slow

@@ -123,14 +123,16 @@ class QueueChannel(Channel):
     def send_again(self, target: int, step: int, *, needed: bool) -> None:
         """See `Channel.send_again`."""
         kept = self.kept.of(target, step)
-        if kept is None and not needed:
-            log.warning("rank %d asks for the payloads that this rank sent to it, but this rank no longer keeps them", target)
-            return
         if kept is None:
             reason = f"rank {target} was lost, and this rank no longer keeps what it sent to rank {target}: the budget is exceeded"
-            raise RunFailed(Code.UNAVAILABLE, reason, rank=self.me.rank)
-        log.info("sends rank %d %d payloads again", target, len(kept))
-        self.publish_soon([message for sent in kept for message in self.messages(sent)])
+            if needed:
+                raise RunFailed(Code.UNAVAILABLE, reason, rank=self.me.rank)
+            log.warning("%s", reason)
+        for number, part in enumerate(kept or ()):
+            log.info("sends rank %d %d payloads again", target, len(part))
+            if number:
+                self.finish_sends()  # the messages of two parts are not in memory together
+            self.publish_soon([message for sent in part for message in self.messages(sent)])
 
     def say(self, news: News, ranks: Iterable[int]) -> None:
         """See `Channel.say`."""

@@ -84,6 +84,8 @@ def destroy(
     saving = arguments.one_of("audit_log", audit_log, ("save", "delete")) == "save"
     with reported(progress):
         resources = provisioner.find(app)
+        if resources is None and isinstance(provisioner, AppProvisioner):
+            resources = provisioner.left(app)
         line = save(found, resources, folder) if saving and resources else None
         removed = list(provisioner.destroy(app))
     if resources:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from fsd_core.channel import explain
+from fsd_core.client.first_rank import FirstRank
 from fsd_core.client.recovery import Restarts
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.driver import Code
@@ -31,8 +32,9 @@ GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write w
 class Follower:
     """Follows a run from its launch on. Within the ``with`` block, a thread looks for failures; so `until` waits for nothing else.
 
-    ``restarts`` starts ranks again that were lost; `None` if a lost rank ends the run. ``progress`` is called, from that thread, with the
-    number of layers done and of all layers. ``deadline``: seconds since 1970, when the ``timeout_s`` seconds of the run end.
+    ``restarts`` starts ranks again that were lost; `None` if a lost rank ends the run. ``first`` watches rank 0. ``progress`` is called,
+    from that thread, with the number of layers done and of all layers. ``deadline``: seconds since 1970, when the ``timeout_s`` seconds of
+    the run end.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Follower:
         keys: RunKeys,
         spawner: Spawner,
         restarts: Restarts | None,
+        first: FirstRank,
         deadline: float,
         timeout_s: float,
         progress: Callable[[int, int], None],
@@ -49,6 +52,7 @@ class Follower:
         self._keys = keys
         self._spawner = spawner
         self._restarts = restarts
+        self._first = first
         self._deadline = deadline
         self._timeout_s = timeout_s
         self._progress = progress
@@ -111,10 +115,21 @@ class Follower:
                 checks += 1
                 if checks % STORE_CHECKS == 0:
                     self._store.get(self._keys.config)  # raises if the store was removed: then neither an output nor a failure will come
-                if not self._answered and (report := self._store.find(self._keys.progress(reports))) is not None:
-                    with suppress(Damaged, KeyError):  # a lost progress report does no harm
-                        done = unseal(report, "the progress report")
-                        self._progress(done["done"], done["total"])
-                    reports += 1
+                if not self._answered:
+                    self._first.check()
+                    if checks % STORE_CHECKS == 0:  # in turns with the progress reports, so that it makes no further requests
+                        self._first.look()
+                    else:
+                        reports += self._report(reports)
                 next_check = time.monotonic() + CHECK_S
             self._over.wait(ERROR_POLL_S)
+
+    def _report(self, number: int) -> bool:
+        """Call ``progress`` with a progress report, and return `True`, if it is there."""
+        report = self._store.find(self._keys.progress(number))
+        if report is None:
+            return False
+        with suppress(Damaged, KeyError):  # a lost progress report does no harm
+            done = unseal(report, "the progress report")
+            self._progress(done["done"], done["total"])
+        return True

@@ -17,6 +17,7 @@ from fsd_core.client.opened import open_run
 from fsd_core.client.result import Result, warn
 from fsd_core.client.rows import rows_work
 from fsd_core.client.stages import stages_work
+from fsd_core.client.stragglers import obstacle
 from fsd_core.client.work import Work
 from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
@@ -236,6 +237,8 @@ def run(
         resources = with_engine(provisioner, work.engine).ensure(app, ranks, slots)
     with _open(chosen, resources) as (objects, invoker):
         _check_quota(invoker.limits, workers, provider)
+        if recovery == "stragglers" and (why := obstacle(workers, invoker.limits.concurrency)):
+            warn(f"recovery stragglers: no slow worker of this run can be replaced: {why}")
         job.admit(resources)
         try:
             try:

@@ -15,13 +15,15 @@ from typing import Any
 
 import attrs
 
-from fsd_core.channel import kept_budget, new_key
+from fsd_core.channel import SHELF_BYTES, kept_budget, new_key
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.expected import Expectation
+from fsd_core.client.first_rank import FirstRank
 from fsd_core.client.follow import Follower
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, left_out, over_ranks, warn
+from fsd_core.client.stragglers import obstacle
 from fsd_core.client.trail import Trail
 from fsd_core.client.work import Work
 from fsd_core.common.logs import DEBUG, INFO
@@ -240,8 +242,8 @@ class _Run:
             restarts = Restarts.of(self._payload(lease), config, self.job.provider, self.resources, self.store, spawner)
         outputs = collect.Outputs(self.store, self.keys, self.job.work, config, pool)
         records = collect.Records(self.store, self.keys, self.job.workers, pool)
-        layers = self._phase("layers")
-        with Follower(self.store, self.keys, spawner, restarts, self.deadline, self.job.timeout_s, layers) as follower:
+        first, layers = FirstRank(self.store, self.keys, config, restarts), self._phase("layers")
+        with Follower(self.store, self.keys, spawner, restarts, first, self.deadline, self.job.timeout_s, layers) as follower:
             failed = self._outputs(follower, outputs)
             follower.answered()
             output = outputs.assemble(self._phase("collect"))
@@ -285,8 +287,11 @@ class _Run:
         return LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
 
     def _config(self, content: _Content) -> RunConfig:
-        job, work, most = self.job, self.job.work, self.invoker.limits.concurrency
-        spare = most is None or most > job.workers  # a function beside all others may run
+        job, work = self.job, self.job.work
+        replaces = job.stragglers and obstacle(job.workers, self.invoker.limits.concurrency) is None
+        if replaces and job.queued and self.kept_bytes < SHELF_BYTES:
+            log.warning("replaces no slow worker: the functions have too little memory to keep what a second one needs")
+            replaces = False
         return RunConfig(
             version=VERSION,
             run=self.run_id,
@@ -307,7 +312,7 @@ class _Run:
             objective=job.objective,
             faults=job.faults,
             stage_s=work.stage_s,
-            slow_s=SLOW_S if job.stragglers and spare else 0.0,
+            slow_s=SLOW_S if replaces else 0.0,
             log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * work.stage_s,

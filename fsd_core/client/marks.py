@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,7 @@ from fsd_core.common.fields import read, table
 from fsd_core.common.files import open_regular, read_regular
 from fsd_core.driver import Provider, Resources
 from fsd_core.errors import InputError
-from fsd_core.providers.settings import RETENTION
+from fsd_core.providers.settings import FORGOTTEN, RETENTION
 from fsd_core.storage.ledger import Mark
 
 __all__ = ["FOLDER", "Marks", "kept_s"]
@@ -121,6 +122,7 @@ def store_of(provider: Provider, resources: Resources) -> str:
 
 
 def kept_s(resources: Resources) -> float:
-    """For how many seconds the store of an app keeps an entry."""
-    days = resources.names.get(RETENTION, "")
-    return float(days) * 86400 if days else math.inf
+    """How old the entries are that may be missing, in seconds, because the store of an app forgets them, or once forgot them sooner."""
+    days, forgotten = resources.names.get(RETENTION, ""), resources.names.get(FORGOTTEN, "")
+    kept = float(days) * 86400 if days else math.inf
+    return min(kept, time.time() - float(forgotten)) if forgotten else kept

@@ -44,7 +44,8 @@ class Restarts:
         self._first = first
         self._tell = tell
         self._stragglers = stragglers
-        self._beside: set[int] = set()  # ranks of which two functions are at work
+        self._beside: set[int] = set()  # ranks of which two functions may be at work
+        self._alone: dict[int, News] = {}  # the deaths of those whose second function has to do the work alone
         self._newest: dict[int, int] = {}
         self._restarts: list[_Restart] = []
 
@@ -54,33 +55,58 @@ class Restarts:
         Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if the run has ``answered``: then no rank has
         anything to do that is worth a new function.
         """
+        for payload in self._spawner.given_up():
+            self._goes_on(payload)
         for news in self._news.read():
-            if news.kind == "lost" and news.incarnation == self._newest.get(news.rank, 0):
+            newest = self.newest(news.rank)
+            if news.kind == "lost" and news.incarnation >= newest:  # a launch that was given up may run late
                 if answered or news.newest >= INCARNATIONS:
                     times = f" ({INCARNATIONS} functions of this rank were lost)" if news.newest >= INCARNATIONS else ""
                     raise RunFailed(Code.UNAVAILABLE, news.reason + times, rank=news.rank, layer=news.layer)
                 self._restart(news)
+            elif news.kind == "lost" and news.newest == newest and news.rank in self._beside:
+                self._alone[news.rank] = news
+            elif news.kind == "hello" and news.incarnation >= max(newest, 1):
+                self._newest[news.rank] = news.incarnation
+                if not self._stragglers.beside:
+                    self._beside.discard(news.rank)  # the slow one stops
             elif news.kind == "slow":
                 self._stragglers.hear(news)
         for slow in () if answered else self._stragglers.found(self._newest):
             self._add(News(kind="lost", rank=slow.rank, incarnation=slow.incarnation, layer=slow.layer, reason=SLOW))
 
-    def _add(self, slow: News) -> None:
-        """Start the next incarnation of a slow rank: beside it, or if they share a queue, in its place.
+    def newest(self, rank: int) -> int:
+        """The newest incarnation of a rank."""
+        return self._newest.get(rank, 0)
 
-        The slow one goes on alone if the platform does not start another function now, for instance because other runs use the quota.
+    def call_slow(self, news: News) -> None:
+        """The client itself calls a rank slow."""
+        self._stragglers.hear(news)
+
+    def _add(self, slow: News) -> None:
+        """Start the next incarnation of a slow rank. If they share a queue, it takes the place of the slow one when it says hello.
+
+        The slow one goes on alone if the platform does not start another function, for instance because other runs use the quota.
         """
-        if not self._spawner.offer(self._payload(slow)):
-            return
-        if self._stragglers.beside:
+        if self._spawner.offer(self._payload(slow)):
             self._beside.add(slow.rank)
-        else:
-            self._news.add(slow)
-        self._started(slow)
+            self._started(slow)
+
+    def _goes_on(self, payload: LaunchPayload) -> None:
+        """The second function of a slow rank did not start. If the slow one died meanwhile, start it again: now the run needs it."""
+        rank = payload.rank
+        self._newest[rank] = payload.incarnation - 1
+        self._restarts = [each for each in self._restarts if (each.lost.rank, each.lost.newest) != (rank, payload.incarnation)]
+        if died := self._alone.pop(rank, None):
+            self._restart(died)
 
     def _restart(self, lost: News) -> None:
         self._spawner.start([self._payload(lost)])
         self._started(lost)
+        try:
+            self._tell(lost)
+        except FsdError as error:  # the ranks hear of it when the new incarnation says hello
+            log.warning("the ranks could not be informed: %s", error)
 
     def _payload(self, news: News) -> LaunchPayload:
         return attrs.evolve(self._first, rank=news.rank, incarnation=news.newest)
@@ -89,10 +115,6 @@ class Restarts:
         log.warning("rank %d is lost or slow in layer %s (%s): starts its incarnation %d", news.rank, news.layer, news.reason, news.newest)
         self._newest[news.rank] = news.newest
         self._restarts.append(_Restart(news, time.time()))
-        try:
-            self._tell(news)
-        except FsdError as error:  # the ranks hear of it when the new incarnation says hello
-            log.warning("the ranks could not be informed: %s", error)
 
     @staticmethod
     def of(first: LaunchPayload, config: RunConfig, provider: Provider, resources: Resources, store: Store, spawner: Spawner) -> Restarts:
@@ -114,7 +136,7 @@ class Restarts:
 
     @property
     def ranks(self) -> set[int]:
-        """The ranks that have more than one incarnation."""
+        """The ranks for which the client has launched another function."""
         return set(self._newest)
 
     def recovered(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -243,6 +243,7 @@ class _RankRecord:
     behind_s: float = key(number(), default=0.0)
     kept_bytes: int = key(integer(0), default=0)
     left: bool = key(boolean(), default=False)  # the worker's record also has what it kept
+    shelved: int = key(integer(0), default=0)  # objects of the run that also had what it kept
 
 
 def check_rank(record: Any, where: str = "") -> None:

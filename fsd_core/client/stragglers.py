@@ -13,7 +13,7 @@ from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
-__all__ = ["SLOW", "Stragglers"]
+__all__ = ["SLOW", "Stragglers", "obstacle"]
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,16 @@ SLOW = "slow"  # the reason in `Result.recovered`
 # A rank that is called slow while it waits reads this within so many seconds, and says for whom it waits: in a message, or in the list of
 # news, where it looks every 2 to 3 s.
 GATHER_S, GATHER_LIST_S = 1.5, 4.0
+
+
+def obstacle(workers: int, concurrency: int | None) -> str | None:
+    """Why a run cannot replace a slow rank, and what to do; `None` if it can. ``concurrency``: how many functions may run at once."""
+    if workers == 1:
+        return "the run has one worker, so no other one notices that it is slow; expected at least 2"
+    if concurrency is not None and concurrency <= workers:
+        more = f"expected at least {workers + 1}; use fewer workers or raise this quota"
+        return f"the platform may run {concurrency} functions at once, and the run has {workers} workers, so none is left: {more}"
+    return None
 
 
 class Stragglers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +18,7 @@ from fsd_core.providers.package import Package, Recipe, stub
 from fsd_core.providers.probes import Pair, probe_function, probe_queues
 from fsd_core.providers.promises import REPAIR, Promise
 from fsd_core.providers.requests import Requests
-from fsd_core.providers.settings import FUNCTION, RETENTION, CloudSettings, read_settings, texts
+from fsd_core.providers.settings import FORGOTTEN, FUNCTION, RETENTION, CloudSettings, read_settings, texts
 from fsd_core.storage.store import Store
 
 __all__ = ["LIMIT_S", "AppProvisioner", "remove_store"]
@@ -83,7 +84,7 @@ class AppProvisioner(ABC, Generic[A, S]):
         """Make what is missing, test it, and then record that the app is complete: so a later call continues an interrupted one."""
         settings = self.settings
         code = self.recipe(settings.runtime, settings.engine).build(within_s=api.left()) if settings.package else stub(self.provider.name)
-        wanted = wanted | {"package": str(code) if settings.package else "none"}
+        wanted = wanted | {"package": str(code) if settings.package else "none"} | _forgotten(had.names, wanted)
         had, names = self.begin(api, had, wanted, code, max(ranks, had.ranks), max(slots, had.slots))
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
         kept = not self.repair and all(had.names.get(name) == names.get(name) for name in self.queued)
@@ -134,6 +135,15 @@ class AppProvisioner(ABC, Generic[A, S]):
             _limit(api, "removing the app", "`fsd destroy` continues where it stopped")
             with leaving(f"app {app} is only partly removed: `fsd destroy` removes the rest"):
                 return self.remove(api, app, had)
+
+    def left(self, app: str) -> Resources | None:
+        """What is enough to read the objects of an app that `find` does not find: its function is gone, or no `ensure` has ended.
+
+        `None` if the app has no object store.
+        """
+        with self._asking(app) as api:
+            names = self.stored(api, app, self.read(api, app))
+            return None if names is None else Resources(app, 0, 0, names)
 
     def _asking(self, app: str) -> A:
         check_app(app)
@@ -203,12 +213,24 @@ class AppProvisioner(ABC, Generic[A, S]):
         """The promises about the deployed app ``had``, from requests that only read."""
 
     @abstractmethod
+    def stored(self, api: A, app: str, had: Resources | None) -> dict[str, str] | None:
+        """The entries of `Resources.names` that name the app's object store; `None` if the app has none."""
+
+    @abstractmethod
     def remove(self, api: A, app: str, had: Resources | None) -> list[str]:
         """Remove all resources: the function first, the others by their names. Returns a line for each."""
 
     @abstractmethod
     def remove_queues(self, api: A, app: str, keep: str | None) -> list[str]:
         """Remove the queues of an app, except those of generation ``keep``. Returns a line for each."""
+
+
+def _forgotten(had: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """The entry `FORGOTTEN` of an app that gets a longer retention than it ``had``."""
+    days = int(had.get(RETENTION, 0))
+    if not days or int(wanted[RETENTION]) <= days:
+        return {}
+    return {FORGOTTEN: str(max(int(had.get(FORGOTTEN, 0)), int(time.time()) - 86400 * days))}
 
 
 def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: Callable[[], object]) -> None:

@@ -97,6 +97,10 @@ class RunKeys:
         """All payloads that rank ``source`` sends in one step."""
         return f"{self.prefix}x/{step}/{source}"
 
+    def kept(self, rank: int, incarnation: int, number: int) -> str:
+        """Object ``number`` (from 0) of what an incarnation of a rank sent through queues and does not keep in memory."""
+        return f"{self.prefix}kept/{rank}.{incarnation}/{number}"
+
     @property
     def outputs(self) -> str:
         """The start of the keys of all parts of the output."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, Shelf
 from fsd_core.common.logs import Journal, masked, set_level
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Starved, Stopwatch
@@ -248,7 +248,9 @@ class Worker:
         settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
         ask = self.recovery.ask if config.queued and config.recovery else None
         newest = partial(slots.newest_epoch, self.store, self.launch.slot)
-        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask, newest_epoch=newest)
+        shelf = Shelf(self.store, self.keys, self.rank, self.launch.incarnation)
+        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, shelf=shelf)
+        settings = attrs.evolve(settings, look=self.recovery.look, ask=ask, newest_epoch=newest)
         settings = attrs.evolve(settings, slow=self.recovery.slow_sources(config, self.launch_s + time.time() - self.began, slack_s))
         if messages is None:
             return ObjectChannel(self.store, settings)
@@ -334,6 +336,8 @@ class Worker:
         """Write the record. It is the last request of a worker."""
         self.watch.enter("other")
         log.info("all is sent and written: writes the record")
+        kept = self.channel.kept if self.channel is not None else None
+        ended = kept.end() if kept is not None else None  # before the meter is read: it may write an object
         body = record.make(
             self.rank,
             self.launch.attempt,
@@ -345,7 +349,8 @@ class Worker:
             lines=self.journal.lines(),
             incarnation=self.launch.incarnation,
             behind_s=self.recovery.behind_s,
-            kept=self.channel.kept if self.channel is not None else None,
+            kept_bytes=kept.peak_bytes if kept is not None else 0,
+            ended=ended,
         )
         self.store.put(self.keys.record(self.rank), body)
 

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 
 from fsd_core.channel import SLOWEST_FACTOR, Aborted, Channel, News, NewsList, Patience, SlowSources, Superseded
-from fsd_core.channel.kept import unpack
+from fsd_core.channel.kept import Shelf, unpack
 from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
@@ -121,13 +121,10 @@ class Recovery:
         """Call ``sources``, which this rank waits for in ``step``, slow in the news. Leaves out a source that another rank has called slow.
 
         With ``again``, the source is not left out: the client then knows that this rank only waits too. Calls no source slow if the news
-        say that a rank was replaced meanwhile, because its next incarnation needs time; nor if this rank no longer keeps what it sent,
-        because then other ranks may no longer keep what a new incarnation needs.
+        say that a rank was replaced meanwhile, because its next incarnation needs time.
         """
         channel = self._channel
         assert channel is not None
-        if not self.beside and channel.kept.forgot:
-            return
         before = sum(channel.incarnations.values())
         self.look()
         if sum(channel.incarnations.values()) > before:
@@ -159,10 +156,13 @@ class Recovery:
             if data is None:
                 return
             record, left = records.kept(data)
-            for sent in unpack(left, self._rank):
-                self._channel.take(source, record["incarnation"], sent)
+            incarnation, shelved = record["incarnation"], record["shelved"]
+            shelf = Shelf(self._store, self._keys, source, incarnation)
+            for number in range(shelved + 1):
+                for sent in unpack(shelf.get(number) if number < shelved else left, self._rank):
+                    self._channel.take(source, incarnation, sent)
             self._taken.add(source)
-            log.info("read the payloads in the record of rank %d: %d bytes", source, len(left))
+            log.info("read the payloads that rank %d left: %d objects, and %d bytes in its record", source, shelved, len(left))
         except (FsdError, Damaged, KeyError) as error:
             self._channel.receiving_failed(RunFailed(Code.INVALID, f"the record of rank {source} cannot be read: {error}", rank=self._rank))
 
