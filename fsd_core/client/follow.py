@@ -1,4 +1,4 @@
-"""How the client waits for its workers: it looks for what they write, while a second thread looks for failures."""
+"""Waits for the workers of a run: the client's main thread looks for what they write, a second thread looks for failures."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write w
 
 
 class Follower:
-    """Follows a run from its launch on. Within the ``with`` block, a thread looks for failures; so `until` waits for nothing else.
+    """Follows a run from its launch on. Within the ``with`` block, a thread looks for failures, and `until` raises what it finds.
 
-    ``restarts`` starts ranks again that were lost; `None` if a lost rank ends the run. ``progress`` is called, from that thread, with the
-    number of layers done and of all layers. ``deadline``: seconds since 1970, when the ``timeout_s`` seconds of the run end.
+    ``restarts`` starts a new function for a rank that was lost; `None` if a lost rank ends the run. The thread calls ``progress`` with
+    the number of layers done and of all layers. ``deadline``: when the ``timeout_s`` seconds of the run end, in seconds since 1970.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Follower:
         self._over.set()
 
     def until(self, look: Callable[[], bool], limit_s: float = math.inf) -> bool:
-        """Call ``look`` until it returns `True`. Returns `False` if it did not within ``limit_s`` seconds.
+        """Call ``look`` until it returns `True`. Returns `False` if ``look`` returned no `True` within ``limit_s`` seconds.
 
         Raises what the thread found: `RunFailed` if a worker or the platform reported a failure, or if the store was removed; or the error
-        of ``progress``. Also raises `RunFailed` if the time is past the deadline.
+        of ``progress``. Also raises `RunFailed` if the deadline is past.
         """
         since, min_s = time.monotonic(), max(FIRST_POLL_S, self._store.driver.limits.poll_s)
         while not look():
@@ -86,7 +86,7 @@ class Follower:
         return True
 
     def answered(self) -> None:
-        """The outputs are there: ``progress`` is not called any more."""
+        """Call this once the client has all outputs: then the thread calls ``progress`` no more."""
         self._answered = True
 
     def _watch(self) -> None:

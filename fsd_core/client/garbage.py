@@ -1,4 +1,4 @@
-"""Removes what runs leave behind: staged content, records and kept partitions; and the objects of runs whose client died."""
+"""Removes objects and files of earlier runs: staged content, records, kept partitions, and the objects of runs whose client died."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def collect_garbage(
     *,
     progress: Callable[[Progress], None] | None = None,
 ) -> int:
-    """Remove the objects of runs that hold no slot, and resources of the platform that dead clients left half made.
+    """Remove the objects of runs that hold no slot, and incomplete resources of clients that died while they deployed an app.
 
     The arguments are those of `deploy`. Returns how many objects and resources were removed. Raises `InputError` if an argument is wrong.
     """

@@ -65,8 +65,8 @@ LAUNCHER_ROOTS = 240
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: plan, partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than
-    `run` document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on; of plan, what was chosen and why.
+    ``phase``: plan, partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Functions other than
+    `run` document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on; for plan, the choice and why.
     """
 
     phase: str
@@ -84,7 +84,7 @@ class Job:
     stand_in: str | None  # an emulator's host and port
     channel: str
     reason: str  # why the planner chose this split or channel; empty if the caller gave both
-    expectation: Expectation  # of what the run takes and costs
+    expectation: Expectation  # predicts the seconds and costs of the run
     branching: int
     objective: str
     faults: str | None
@@ -165,7 +165,7 @@ class _Run:
         self.over = threading.Event()
 
     def execute(self) -> Result:
-        """Get the answer, and in any case leave the run's traces, see `Trail`."""
+        """Get the answer, and in any case write the run's traces, see `Trail`."""
         log.info("run %s: %d workers on %s, %s channel", self.run_id, self.job.workers, self.job.provider.name, self.job.channel)
         try:
             result = self._execute(self.trail.lines)
@@ -180,7 +180,7 @@ class _Run:
     def _execute(self, lines: dict[int, list[Any]]) -> Result:
         """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back.
 
-        Puts what each rank said into ``lines``.
+        Puts the log lines of each rank into ``lines``.
         """
         self.leasing = time.time()
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
@@ -265,7 +265,7 @@ class _Run:
         def staged(done: int, total: int) -> None:
             self.job.progress(Progress("stage", done, total, what))
             if time.time() > self.retry.deadline:
-                raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
+                raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded; run again")
 
         return staged
 
@@ -281,7 +281,7 @@ class _Run:
         return spawner
 
     def _payload(self, lease: slots.Lease) -> LaunchPayload:
-        """That of rank 0."""
+        """The launch payload of rank 0."""
         return LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
 
     def _config(self, content: _Content) -> RunConfig:
@@ -356,7 +356,7 @@ class _Run:
         return error
 
     def _result(self, answer: _Answer, cleanup_s: float) -> Result:
-        """The output with maxima and sums over the workers' records. Nothing here may fail: the output is paid for."""
+        """The output with maxima and sums over the workers' records. Never raises, so that the output is not lost."""
         job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         found = job.expectation.found(self.batches, self.staged)

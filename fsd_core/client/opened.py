@@ -44,7 +44,8 @@ def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "a
     batch_axis = arguments.one_of("batch_axis", batch_axis, BATCH_AXES)
     if not isinstance(model, Graph) and not _names_graph(model):
         if engine == "onnx":
-            raise InputError("engine onnx: computes ONNX models: expected an ONNX file, or a folder that 'fsd model import' made of one")
+            wanted = "expected an ONNX file, or a folder that 'fsd model import' made of one"
+            raise InputError(f"model {arguments.shown(model)}: the engine onnx computes only ONNX models: {wanted}")
         opened = model if isinstance(model, Model) else open_model(model)
         return Opened(opened, open_samples(inputs, opened))
     tensors = open_tensors(inputs)

@@ -27,8 +27,8 @@ Progress = Callable[[int, int], None]  # called with the number of objects stage
 class Content:
     """The shards or the inputs of a run. ``names`` are the keys of their objects.
 
-    The request that looks whether they are staged already starts at once; `stage` waits for its answer. ``again``: `stage` uploads the
-    objects even if they are staged already.
+    The constructor starts a request that checks whether the objects are already staged; `stage` waits for the answer. ``again``: `stage`
+    uploads the objects even if they are already staged.
     """
 
     def __init__(self, store: Store, pieces: Pieces, pool: ThreadPoolExecutor, *, again: bool = False) -> None:
