@@ -291,7 +291,9 @@ def test_dtypes_of_inputs_widen(tmp_path: Path) -> None:
 
 def test_an_app_without_the_engine_names_the_command() -> None:
     app = Resources("mine", 8, 4, {"code": "0123456789abcdef"})
-    with pytest.raises(InputError, match=r"app mine on aws: .*: expected 'fsd deploy --provider aws --app mine --engine onnx' first"):
+    with pytest.raises(
+        InputError, match=r"app mine on aws: .*: expected it for this model: run 'fsd deploy --provider aws --app mine --engine onnx' first"
+    ):
         check_engine(app, "onnx", "aws")
     check_engine(app, "rows", "aws")
     check_engine(attrs.evolve(app, names={**app.names, "engine": "onnx"}), "onnx", "aws")

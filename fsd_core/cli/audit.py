@@ -39,10 +39,10 @@ Examples:
 def audit(screen: Screen, settings: Settings) -> None:
     """Show whether a deployed app keeps the promises about its security.
 
-    Compares what is deployed with what this version of fsd deploys, and changes nothing: encryption at rest and in transit, no public
-    access, roles that hold exactly the actions that are used, logs and how long they are kept, the deletion of old objects, and who
-    changed the app last where the platform says so. A promise whose setting these credentials may not read does not hold. Exits with 1 if a
-    promise does not hold, with 2 if the app is not deployed, and with 3 if a service refuses a request.
+    Compares the deployed app with what this version of fsd deploys, and changes nothing. The promises: encryption at rest and in transit,
+    no public access, roles that allow only the actions that fsd uses, logs and how long they are kept, the deletion of old objects, and who
+    changed the app last if the platform says so. If your credentials may not read a setting, its promise counts as broken. Exits with 1 if
+    a promise does not hold, with 2 if the app is not deployed, and with 3 if a service refuses a request.
     """
     context = click.get_current_context()
     if (name := context.invoked_subcommand) is None:

@@ -41,9 +41,9 @@ Examples:
 def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) -> None:
     """Start the emulators of one cloud, or of all clouds.
 
-    Without a cloud, starts an emulator for each installed provider. Emulators run until fsd emulators down, or until the machine stops. If
+    Without PROVIDER, starts an emulator for each installed provider. Emulators run until fsd emulators down, or until the machine stops. If
     an emulator needs software that is missing, the command installs it below FSD_HOME. Commands of fsd use an emulator with --emulator. For
-    other programs, the command prints environment variables that lead a client of the cloud to the emulator.
+    other programs, the command prints environment variables that make a client of the cloud use the emulator.
     """
     if name and not cloud:
         raise InputError(f"--name {name}: the cloud is missing: expected fsd emulators up CLOUD --name {name}")

@@ -20,7 +20,7 @@ SHOWN_CUTS = 16
 
 
 def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = None) -> None:
-    """Print what `describe_graph` finds, which engines run the model, and what each of so many ``stages`` would hold."""
+    """Print what `describe_graph` finds, which engines run the model, and, if ``stages`` is given, the parts of that many stages."""
     from fsd_core.graph import describe_graph
     from fsd_core.model.chain import chain
     from fsd_core.partition.graph_stages import graph_stages

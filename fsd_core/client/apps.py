@@ -141,8 +141,7 @@ def check_engine(found: Resources, engine: str, provider: str) -> None:
     if engine == "onnx" and found.names.get("code", "installed") != "installed" and found.names.get("engine") != "onnx":
         command = f"fsd deploy --provider {provider} --app {found.app} --engine onnx"
         raise InputError(
-            f"app {found.app} on {provider}: its functions have no ONNX Runtime: expected it, because this model needs it: "
-            f"run '{command}' first"
+            f"app {found.app} on {provider}: its functions have no ONNX Runtime: expected it for this model: run '{command}' first"
         )
 
 
