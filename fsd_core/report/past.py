@@ -19,7 +19,7 @@ __all__ = ["PastRun", "past_runs"]
 
 @attrs.frozen(kw_only=True)
 class PastRun:
-    """One past run. What is not known is `None`.
+    """One past run. A field whose value is not known is `None`.
 
     - ``run``: its id. ``began``: seconds since 1970. ``model``: as the user named it, else its digest.
     - ``seconds``: on the client's clock. ``usd``: by the tariff of its provider, if the run left a record.

@@ -1,4 +1,4 @@
-"""The page of a plan: time against money, the parts of the best ways, what they would send, and why the others lost."""
+"""The page of a plan: time against money, the parts of the best ways, what they would send, and why the plan did not choose other ways."""
 
 from __future__ import annotations
 
