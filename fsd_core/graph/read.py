@@ -1,4 +1,4 @@
-"""Reads an ONNX file: the parts that it may have, the files of weights that it may name, and the operators that it may use.
+"""Reads an ONNX file, and checks its parts, the files of weights that it names, and the operators that it uses.
 
 Weights that are large leave the model's protobuf message, which can hold 2 GiB at most: they become arrays, mapped into memory where they
 are in a file of their own.
