@@ -92,7 +92,7 @@ def _report(screen: Screen, found: Demo, seed: int) -> None:
 
 
 def _report_onnx(screen: Screen, found: OnnxDemo) -> None:
-    """Show the result, how it compares with ONNX Runtime on one machine, what travelled, and what it would cost on each cloud."""
+    """Show the result, its comparison with ONNX Runtime on one machine, the bytes that travelled, and the cost on each cloud."""
     graph, result, differs = found.graph, found.result, found.differs
     if found.missing:
         screen.note(f"The trained network cannot be downloaded, a generated one takes its place: {found.missing}")

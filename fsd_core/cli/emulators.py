@@ -88,7 +88,7 @@ def status(screen: Screen, settings: Settings, cloud: str | None) -> None:
 
 
 def _fields(running: Running) -> dict[str, Any]:
-    """For JSON."""
+    """The state of an emulator as values that JSON can hold."""
     servers = {
         name: {**running.servers[name], "alive": process.alive(), "url": f"http://127.0.0.1:{running.servers[name]['port']}"}
         for name, process in running.processes().items()
@@ -98,7 +98,7 @@ def _fields(running: Running) -> dict[str, Any]:
 
 
 def _rows(running: Running) -> list[tuple[str, str]]:
-    """For people."""
+    """The state of an emulator as rows of a table for people."""
     fields = _fields(running)
     dead = "" if running.alive() else f": fsd emulators up {running.provider} starts it again"
     rows = [(running.provider, f"{running.name}, {fields['state']}, since {time.strftime('%F %T', time.localtime(running.started))}{dead}")]

@@ -62,7 +62,7 @@ def measure(screen: Screen, settings: Settings, quick: bool, max_usd: float, rep
 
 
 def _teller(screen: Screen, show: Show) -> Callable[[Progress], None]:
-    """Shows progress; what the measurement will ask for is a line that stays."""
+    """A callback that shows progress. The estimate of the measurement is a line that stays on the screen."""
 
     def tell(step: Progress) -> None:
         if step.phase == "ask":

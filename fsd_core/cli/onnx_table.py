@@ -102,7 +102,10 @@ def _crossing(cut: Mapping[str, Any]) -> str:
 
 
 def _narrowest(cuts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """At most `SHOWN_CUTS` cuts: the parts of the model have equal shares of work and weights; where sizes are equal, the later cut."""
+    """The cuts to show, at most `SHOWN_CUTS`: the one with the fewest bytes in each equal share of work and weights of the model.
+
+    If several cuts of a share have the same bytes: the last one.
+    """
     best: dict[int, Mapping[str, Any]] = {}
     for cut in cuts:
         part = min(SHOWN_CUTS - 1, int((cut["work"] + cut["load"]) / 2 * SHOWN_CUTS))

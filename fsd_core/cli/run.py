@@ -150,7 +150,7 @@ def _compared(result: Result, values: Any, settings: Settings) -> dict[str, floa
 
 
 def _telling(screen: Screen, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """Shows progress, and what was chosen as a line that stays."""
+    """A callback that shows progress. The choice of the planner is a line that stays on the screen."""
     return lambda step: screen.note(step.text) if step.phase == "plan" and step.text else show(step)
 
 

@@ -79,7 +79,7 @@ def collect_garbage(
 
 
 def _remove_records(runs: Path) -> None:
-    """Remove the records of past runs, but not what this client remembers of audit logs."""
+    """Remove the records of past runs, but not the marks of audit logs."""
     with suppress(OSError):
         for each in [each for each in runs.iterdir() if each.name != FOLDER]:
             shutil.rmtree(each) if each.is_dir() else each.unlink()

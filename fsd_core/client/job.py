@@ -48,8 +48,8 @@ log = logging.getLogger(__name__)
 
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
-SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate until the next stage hears of it: functions may be slow
-SLOW_S = 5.0  # a rank waits at least so long for another one before it calls that one slow
+SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate before the next stage gets a payload: functions may be slow
+SLOW_S = 5.0  # a rank waits at least this long for another rank before it calls it slow
 POOL_THREADS = 8
 RECORDS_S = 5.0  # how long the client waits for the records of all workers once the output is there
 RECORD_S = 60.0  # and then for that of rank 0
@@ -111,7 +111,7 @@ class Job:
         return self.channel != "object" and self.workers > 1
 
     def admit(self, resources: Resources) -> None:
-        """Raise `InputError` if the run needs queues that cannot carry so many workers."""
+        """Raise `InputError` if the run needs queues and the app's queues cannot carry its number of workers."""
         if self.queued:
             self.provider.admit(resources, self.workers)
 
@@ -319,7 +319,7 @@ class _Run:
         )
 
     def _outputs(self, follower: Follower, outputs: collect.Outputs) -> FsdError | None:
-        """Wait until all outputs are there. Returns a failure that came after they were written: it does not cost the answer."""
+        """Wait until all outputs are written. Returns a failure that came after that, which does not cost the answer; else `None`."""
         try:
             follower.until(outputs.look)
         except DriverError:  # of the client's own store, which cannot be asked for the outputs then

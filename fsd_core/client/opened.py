@@ -76,7 +76,7 @@ def _names_graph(model: Any) -> bool:
 
 
 def _graph(model: Any, tensors: Tensors | None, batch_axis: str) -> Graph:
-    """The ONNX model. Where the file leaves axes free, the inputs say how long they are."""
+    """The ONNX model. If the file leaves axes free, they get the sizes of the inputs."""
     try:
         return open_graph(model, None, batch_axis)
     except InputError:

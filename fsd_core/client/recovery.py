@@ -91,7 +91,7 @@ class Restarts:
         self._restarts.append(_Restart(news, time.time()))
         try:
             self._tell(news)
-        except FsdError as error:  # the ranks hear of it when the new incarnation says hello
+        except FsdError as error:  # the ranks learn of the death when the new incarnation says hello
             log.warning("the ranks could not be informed: %s", error)
 
     @staticmethod

@@ -272,7 +272,7 @@ def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(seal(record))
         aside.replace(file)
-    except Exception as error:  # of any kind: the result exists and is paid for
+    except Exception as error:  # of any kind: it must not cost the result
         with suppress(OSError):
             aside.unlink(missing_ok=True)
         reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

@@ -211,7 +211,7 @@ def _digest(*parts: str) -> str:
 
 
 def _assemble(blocks: Sequence[Block], rows: list[Any], shape: tuple[int, int], activation: str) -> csr_matrix:
-    """One batch's output from each part's block of its rows: float32 (samples, outputs)."""
+    """The output of one micro-batch from the blocks of all parts: float32 (samples, outputs). ``rows``: the rows of each block."""
     from scipy.sparse import coo_matrix, csr_matrix
 
     if activation == "softmax":

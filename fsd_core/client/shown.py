@@ -96,7 +96,7 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
 
 
 def _compared(result: Result) -> dict[str, tuple[float, float]]:
-    """What was predicted and what was, with the bill of the provider's tariff."""
+    """The predicted and the actual figures, with the bill by the provider's tariff."""
     tariff = tariff_of_run(result.provider) if result.predicted else None
     return compared(result.to_json(), result.bill(tariff).total_usd if tariff else None)
 

@@ -189,18 +189,18 @@ class StageWorkload:
         return Measured(count, took / count, ready_s, float(np.clip(took / max(wall, 1e-6), 1.0, os.cpu_count() or 1)))
 
     def _timed(self, whole: Session, gives: Sequence[str], count: int) -> tuple[int, float, float]:
-        """Compute some samples: their number, and the seconds of all cores and of the clock."""
+        """Compute ``count`` samples. Returns ``count``, the CPU seconds of all cores, and the seconds of the clock."""
         began, cpu = time.monotonic(), time.process_time()
         whole.run(self._some(count), gives)
         return count, time.process_time() - cpu, time.monotonic() - began
 
     def _some(self, count: int) -> Mapping[str, NDArray[Any]]:
-        """The first ``count`` samples; all where there is no batch axis."""
+        """The first ``count`` samples; all samples if the model has no batch axis."""
         tensors = self.work.tensors
         return tensors if self.work.graph.no_batch is not None else {name: array[:count] for name, array in tensors.items()}
 
     def split(self, work: Stages, batches: Sequence[int]) -> Split:
-        """What the ranks of ``work`` load, compute and send, with micro-batches of so many samples."""
+        """What the ranks of ``work`` load, compute and send. ``batches``: the number of samples of each micro-batch."""
         measured, ranks, samples = self.measured, work.stages, self.samples
         coded = self._counted(work.division) if self._large else self._encoded(work.division)
         costs, tensors = node_costs(work.division.graph), work.division.graph.trial.tensors
@@ -250,7 +250,7 @@ class StageWorkload:
         )
 
     def _counted(self, division: Division) -> Coded:
-        """The bytes of tensors before they are encoded: none without samples, and those of all samples."""
+        """A function that gives the bytes of tensors before they are encoded: 0 for no sample, and the bytes of all samples."""
         tensors, given = division.graph.trial.tensors, self.work.tensors
 
         def coded(names: Sequence[str]) -> tuple[float, float]:

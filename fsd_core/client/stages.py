@@ -34,8 +34,8 @@ __all__ = ["StageBatches", "Stages", "stages_work"]
 
 RUNTIME_BYTES = 36 << 20  # memory of a worker for ONNX Runtime itself
 NODE_BYTES = 16 << 10  # of a session for each node: its own form of the graph
-READING_BYTES = CHUNK_BYTES  # beside the whole buffer of weights: once the last chunks arrive, no others are under way
-ENCODED = 2  # what crosses, and its encoded form, are in memory at the same time
+READING_BYTES = CHUNK_BYTES  # in addition to the buffer of all weights: when the last chunk arrives, no other chunk is under way
+ENCODED = 2  # a tensor that travels and its encoded form are in memory at the same time
 
 
 @attrs.frozen
@@ -149,7 +149,7 @@ class Stages:
         return f"{line}: expected {'more ranks of a stage' if shared else 'ranks that share it'} (tensor_parallel), or more memory"
 
     def _bytes(self, samples: int, limits: InvokeLimits, *, prepack: bool) -> list[int]:
-        """The predicted memory of each part for a micro-batch of so many samples."""
+        """The predicted memory of each part, in bytes, for a micro-batch of ``samples`` samples."""
         found = []
         for stage in self.stages:
             tensors = (stage.live_bytes + ENCODED * stage.passed_bytes) * samples
@@ -170,7 +170,7 @@ class Stages:
         return StageWorkload(self)
 
     def split(self, batches: Sequence[int]) -> Split:
-        """What the stages load, compute and send, with micro-batches of so many samples."""
+        """What the stages load, compute and send. ``batches``: the number of samples of each micro-batch."""
         return self.workload.split(self, batches)
 
     def divided(self, shape: Parallel) -> Stages:

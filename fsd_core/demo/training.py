@@ -71,7 +71,7 @@ def network(home: str | os.PathLike[str], progress: Callable[[int, int], None] |
         try:
             return load(folder), folder
         except InputError as error:
-            _log.warning("%s; the model of an earlier demo is made anew", error)
+            _log.warning("%s; the model of an earlier demo is trained again", error)
             shutil.rmtree(folder, ignore_errors=True)
     from threadpoolctl import threadpool_limits  # scikit-learn depends on it
 

@@ -102,7 +102,7 @@ def _inner_bytes(graph: Any) -> int:
 
 
 def _multiply_adds(node: Any, shapes: dict[str, Shape]) -> int | None:
-    """The multiplications of a node for one sample, each with its addition. `None` where a shape that counts is not known."""
+    """The multiply-adds of a node for one sample. `None` if a shape that decides their number is not known."""
     if any(True for _ in subgraphs(node)):
         return None  # which branch runs, and how often, depends on the input
     count = _COUNTS.get(node.op_type)

@@ -57,7 +57,7 @@ def _named(model: Any, error: Exception, where: str) -> InputError:
 
 
 def _fold(model: Any, weights: dict[str, NDArray[Any]], where: str) -> None:
-    """Compute the constants whose size is known, and remove what is not needed."""
+    """Compute the constants that have a known size, and remove nodes and weights that no output needs."""
     graph = model.graph
     bytes_of = _sizes(model)
     constant = {each.name for each in graph.initializer}
@@ -132,7 +132,7 @@ def _prune(graph: Any, weights: dict[str, NDArray[Any]]) -> None:
 
 
 def _keep(graph: Any, nodes: list[Any]) -> None:
-    """Make ``nodes``, some of the graph's own, its only ones. They are copied first: a removed message no longer has its content."""
+    """Remove all nodes of the graph except ``nodes``. Copies these first, because a removed message loses its content."""
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

@@ -217,7 +217,7 @@ def _table(provider: str, region: str, emulator: str | None, found: Found, own_r
 
 
 def _rounded(value: float | None) -> float | None:
-    """Four digits, which is more than a measurement gives."""
+    """Round to four digits: a measurement is less exact than that."""
     return None if value is None else float(f"{value:.4g}")
 
 

@@ -275,7 +275,7 @@ def _explained(error: Exception) -> tuple[Code, str]:
 
 
 def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_matrix]]) -> None:
-    """Compare an output with the first one of the same number of workers; the first of each number with the first of all."""
+    """Compare an output with the first output of the same number of workers. The first output of each number: with the first of all."""
     if case.workers in outputs:
         first, expected = outputs[case.workers]
         same = output.shape == expected.shape and output.dtype == expected.dtype and _equal(output, expected)
@@ -296,7 +296,7 @@ def _equal(one: csr_matrix, other: csr_matrix) -> bool:
 
 
 def _close(one: csr_matrix, other: csr_matrix) -> bool:
-    """Like `numpy.allclose`, without memory for the zeros."""
+    """Like `numpy.allclose` of the dense matrices, but without memory for their zeros."""
     return bool((abs(one - other) - RTOL * abs(other)).max() <= ATOL)
 
 

@@ -61,7 +61,7 @@ def _past(run: str, home: Path) -> PastRun:
 
 
 def _of_record(found: PastRun, file: Path) -> PastRun:
-    """What the record of a run says. Raises `InputError` if it cannot be read."""
+    """The figures from the record of a run. Raises `InputError` if the record cannot be read."""
     record = read_record(file)
     tariff = tariff_of_run(record["provider"])
     try:

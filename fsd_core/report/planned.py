@@ -18,7 +18,7 @@ from fsd_core.report.scatter import Point, scatter
 __all__ = ["check_page", "write_plan"]
 
 REASONS = 40  # rows about what is not possible
-FAR = 10.0  # a way that takes or costs so many times what the choice does is not drawn
+FAR = 10.0  # a way that takes or costs more than this many times as much as the choice is not drawn
 
 
 def check_page(path: str | os.PathLike[str]) -> None:
@@ -162,7 +162,7 @@ def _servers(plan: Plan) -> str:
 
 
 def _lost(plan: Plan) -> str:
-    """Why the others lost: what is not possible, and by how much the rest is slower and dearer."""
+    """Why the plan did not choose the other ways: some are not possible, the others are slower or more expensive by a factor."""
     best = plan.choice.prediction
     assert best is not None
     rows, seen = [], set()
