@@ -49,7 +49,7 @@ def audit(screen: Screen, settings: Settings) -> None:
         with screen.guarded():
             _audit(screen, settings)
         return
-    for option in context.command.params:  # the subcommand does not get them: without this error, it would look at another app
+    for option in context.command.params:  # the subcommand does not get these options: without this error, it would audit another app
         if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
             raise InputError(f"{option.opts[0]}: stands before {name!r}: expected it after {name!r}, as in 'fsd audit {name} --app mine'")
 

@@ -27,7 +27,7 @@ __all__ = ["Expectation"]
 
 log = logging.getLogger(__name__)
 
-FORECAST_S = 2.0  # for the prediction; one that an earlier run made is read in no time
+FORECAST_S = 2.0  # for the prediction, if no earlier run of this kind left one to read
 STEPS, BATCHES = 40, 12  # of the simulation
 
 
@@ -56,7 +56,7 @@ class Expectation:
         def make() -> None:
             try:
                 made.append(self._predicted(cut, staged))
-            except Exception:  # of any kind: the answer of the run is there
+            except Exception:  # of any kind: the answer of the run is complete
                 log.debug("the run has no prediction", exc_info=True)
                 made.append(None)
 

@@ -21,11 +21,11 @@ from fsd_core.storage.store import Store
 __all__ = ["Follower"]
 
 FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
-POLLS_LATE = 40  # a poll sees what it waits for at most this part of the run's time late: 0.05 s after 2 s
+POLLS_LATE = 40  # the pause between two polls is at most the time of the run so far divided by this: 0.05 s after 2 s
 ERROR_POLL_S = 0.25
 CHECK_S = 1.0
 STORE_CHECKS = 5
-GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write why
+GRACE_S = 2.0  # after the deadline, for workers to end by themselves and to write why
 
 
 class Follower:

@@ -68,7 +68,7 @@ def collect_garbage(
     """
 
     def garbage(store: Store) -> list[str]:
-        # A run leases its slot before it writes its first object, so an object that was listed before the leases and has none is garbage.
+        # A run leases its slot before it writes its first object. So an object is garbage if it was listed first and its run holds no slot.
         keys = [key for key in store.keys("") if is_run(key)]
         running = slots.holders(store)
         return [key for key in keys if key.split("/")[0] not in running]

@@ -51,13 +51,13 @@ START_MARGIN_S = 15.0  # in addition to the time for launches: the function of t
 SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate before the next stage gets a payload: functions may be slow
 SLOW_S = 5.0  # a rank waits at least this long for another rank before it calls it slow
 POOL_THREADS = 8
-RECORDS_S = 5.0  # how long the client waits for the records of all workers once the output is there
-RECORD_S = 60.0  # and then for that of rank 0
+RECORDS_S = 5.0  # how long the client waits for the records of all workers after it has the output
+RECORD_S = 60.0  # and after that for the record of rank 0
 # The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
 # cold start (0.7 s), which each level of the launch tree adds.
 ROOTS = 128
-# Where only the launcher of a function learns of its death, the client starts more: a worker that launched others may end before them. It
-# can wait for 256 launches (`HttpInvoker`), and some of them are repeated.
+# On platforms where only the launcher of a function learns of its death, the client starts more ranks, because a worker may end before the
+# functions that it launched. The client can wait for 256 launches (`HttpInvoker`), and some launches are repeated.
 LAUNCHER_ROOTS = 240
 
 
@@ -187,7 +187,7 @@ class _Run:
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
             first = slots.look(self.store, self.resources.slots)
-            content = self._content(pool)  # its requests are under way beside that for the slot; none of them writes anything
+            content = self._content(pool)  # these requests run at the same time as that for the slot; none of them writes anything
             lease = slots.lease(self.store, self.resources.slots, self.run_id, first=first)
         except BaseException:
             self.over.set()

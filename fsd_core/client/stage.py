@@ -19,8 +19,8 @@ from fsd_core.storage.store import Store
 
 __all__ = ["Content", "forget"]
 
-UPLOADS = 8  # under way at a time: the objects need not all be in memory at once
-UPLOAD_BYTES = 1 << 30  # under way, beside the object that is built next
+UPLOADS = 8  # at a time, so that not all objects are in memory at once
+UPLOAD_BYTES = 1 << 30  # of all uploads at a time, without the object that is built next
 Progress = Callable[[int, int], None]  # called with the number of objects staged and of all objects
 
 

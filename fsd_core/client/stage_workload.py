@@ -51,12 +51,12 @@ READY_S = 1.5e-9  # core seconds to make a session, for each byte of weights, if
 NODE_ADDS = 200_000  # each node takes the time of these multiply-adds in addition to its own: about 5 us
 IMPORT_S = 0.05  # core seconds to import ONNX Runtime in a worker, which has numpy
 SECTION_HEAD_BYTES, WEIGHT_HEAD_BYTES = 400, 100  # in the head of a shard: of a section, and of a weight (name, dtype, shape, place)
-MOST_WORKERS, MOST_STAGES, SOME = 64, 64, 16  # of one kind of split; more than `SOME` only where each still has much to do
+MOST_WORKERS, MOST_STAGES, SOME = 64, 64, 16  # of one kind of split; more than `SOME` only if each still has enough work or bytes
 LARGE_BYTES, LONG_S = 20e6, 0.5
 VALUE_BYTES = 4  # the simulation counts what is encoded in values of float32
 Coded = Callable[[Sequence[str]], tuple[float, float]]  # of tensors by name: the bytes without a sample, and those that all samples add
 
-# A process aborts if it exits while one of its threads is inside ONNX Runtime, as that of a late prediction may be: the exit waits.
+# A process aborts if it exits while one of its threads is inside ONNX Runtime, as the thread of a late prediction may be. So it waits.
 _INSIDE, EXIT_S = threading.Lock(), 30.0
 atexit.register(_INSIDE.acquire, timeout=EXIT_S)
 

@@ -42,7 +42,7 @@ class Price:
     confidence: str = key(CONFIDENCE)
     counts: tuple[str, ...] = key(COUNTS, default=())  # names of `QUANTITIES`, which are added up
     per: float = key(POSITIVE, default=1.0)  # how much of these makes one unit
-    min_bytes: float = key(AMOUNT, default=0.0)  # the fewest bytes that a request is billed as
+    min_bytes: float = key(AMOUNT, default=0.0)  # a request is billed as at least this many bytes
     free: float = key(AMOUNT, default=0.0)  # units a month that cost nothing, in a bill with free tiers
     otherwise: float = key(AMOUNT, default=0.0)  # only with low confidence: the USD of a unit if ``usd`` is wrong
     apart: bool = key(
@@ -93,7 +93,7 @@ class _File:
     provider: str = key(text())
     region: str = key(text())
     as_of: str = key(DATED)
-    default: bool = key(boolean(), default=False)  # the tariff of a run that names none, if the package has several of its provider
+    default: bool = key(boolean(), default=False)  # whether a run that names no tariff uses this one, if the package has several
     function: Mapping[str, Any] = key(table("a table, [function]"))
     server: Mapping[str, Any] | None = key(nullable(table("a table, [server]")), default=None)
     price: list[Mapping[str, Any]] = key(Kind("tables, [[price]]", listed(table()).holds))

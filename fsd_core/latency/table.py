@@ -35,7 +35,7 @@ VERBS = {
     "start_cold": "from the start of that request until the code of a new instance runs",
     "start_warm": "from the start of that request until the code of an idle instance runs",
 }
-LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
+LONGEST = 10.0  # unless a row has max_ms, the longest draw is this multiple of p99_ms, which one request in a million reaches
 LEAST_MS, MOST_MS = 0.001, 1e9  # of a median, and of the longest draw
 _MS = number(0, 1e7, "milliseconds", above=True)
 _RATE = number(0.01, 1e6, "MB/s")

@@ -45,7 +45,7 @@ def past_runs(home: str | os.PathLike[str] | None = None) -> list[PastRun]:
 def _past(run: str, home: Path) -> PastRun:
     found, record = PastRun(run=run), home / "runs" / f"{run}.json"
     try:
-        if not (home / "runs" / f"{run}.log").exists():  # of a version of fsd that kept none, or removed
+        if not (home / "runs" / f"{run}.log").exists():  # a version of fsd that kept no logs wrote the record, or the log was removed
             return _of_record(found, record)
         log = history.read_log(run, home)
     except InputError:
