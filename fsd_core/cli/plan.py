@@ -140,7 +140,7 @@ def _table(found: Plan) -> Table:
     """The Pareto front, with the choice marked."""
     from rich.table import Table
 
-    title = "Faster or cheaper than all others (cold starts)"
+    title = "Ways that no other way beats in both time and cost (cold starts)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", "provider", "split", "workers", "channel", "memory"):
         table.add_column(name)

@@ -23,9 +23,9 @@ __all__ = ["Rows", "html", "tables"]
 
 Rows = list[tuple[str, str]]  # names and values
 _NOTES = {
-    "total": "on this machine's clock, with making resources and collecting the output",
+    "total": "on this machine's clock, including the time for making resources and collecting the output",
     "compute": "slowest rank",
-    "exchange": "slowest rank, waiting for others",
+    "exchange": "slowest rank, waiting for other ranks",
     "load": "slowest rank",
     "cleanup": "after the total: records fetched, objects removed, slot given back",
 }

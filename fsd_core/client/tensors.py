@@ -126,9 +126,9 @@ def _expected(where: str, arrays: Tensors, names: list[str]) -> Tensors:
         arrays = {names[0]: arrays[ONLY]}
     for name in arrays:
         if name not in names:
-            raise InputError(f"{where}: {name!r} is no output of the model: expected some of {', '.join(names)}")
+            raise InputError(f"{where}: {name!r} is no output of the model: expected arrays for some of the outputs {', '.join(names)}")
     if not arrays:
-        raise InputError(f"{where}: has no array: expected some of {', '.join(names)}")
+        raise InputError(f"{where}: has no array: expected one for some of the outputs {', '.join(names)}")
     return arrays
 
 
