@@ -49,7 +49,7 @@ class Expectation:
         """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, and kept (for each rank of a replica, the bytes of sent
         payloads that it keeps for recovery). `None` if it is not ready after `FORECAST_S`.
 
-        ``staged``: the counts of the client's requests while it staged weights and inputs. `predict` leaves out staging, so they are added.
+        ``staged``: the counts of the client's requests while it staged weights and inputs. `predict` leaves them out, so `found` adds them.
         """
         made: list[dict[str, Any] | None] = []
 

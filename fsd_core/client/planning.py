@@ -54,7 +54,7 @@ def make_plan(
     - ``latency``: the table of latencies of all providers, a name or a path. Default: the table that `measure` made of each provider, else
       the one that comes with the provider; for the local provider, the times that its requests take on this machine.
     - ``home``: the folder below which plans are kept, so that the same call is fast the next time. Default: ``$FSD_HOME``, else ``~/.fsd``.
-    - ``progress``: called with the number of ways that are priced and of all ways. A way is a provider, a split, a channel and a memory.
+    - ``progress``: called with the number of ways that are priced and of all ways. A way: provider, split, channel and memory size.
 
     Returns a `Plan`. Raises `InputError` if an argument is wrong; if no split makes the model fit into functions (the error says how much
     memory is missing); or if no way meets the deadline and the budget (the error names the way that is closest to them).
