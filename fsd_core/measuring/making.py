@@ -131,8 +131,9 @@ def measure(
             error.message += f"; {advice}"
         raise
     if lost := [verb for verb in NEEDED if not found.samples.get(verb)]:
+        missing = ", ".join(lost)
         warn(
-            f"the measurement ended after {ask.limit_s:g} s without samples of {', '.join(lost)}: the table has no measured figures of these"
+            f"the measurement ended after {ask.limit_s:g} s without samples of {missing}: the table has no measured figures of these verbs"
         )
     region = resources.names.get("region", "") or "here"
     table = _table(provider, region, emulator, found, kernel_rate(KERNEL_S)[1])
