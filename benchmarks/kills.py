@@ -7,8 +7,8 @@
 A draw kills one rank at one layer, of a pipeline, of workers that share layers, or of both, over one of the three channels. Its answer has
 to have the bits of the undisturbed run, and the run may last longer by the seconds of launch, load and compute of the undisturbed run, and
 3 s more. With --overhead no worker is killed: runs with and without recovery take turns, and the command prints the medians of their
-seconds and requests. The exit code is 1 if an answer is wrong, a run failed, or with --overhead if the runs with recovery make more requests than
-allowed: 2 %, or one for each worker. Let nothing else run meanwhile, because this measures seconds.
+seconds and requests. The exit code is 1 if an answer is wrong, a run failed, or with --overhead if the runs with recovery make more
+requests than allowed: 2 %, or one for each worker. Let nothing else run meanwhile, because this measures seconds.
 """
 
 from __future__ import annotations

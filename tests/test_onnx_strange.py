@@ -81,7 +81,7 @@ def test_an_answer_is_kept_whatever_its_names_and_whatever_is_expected(
     out = tmp_path / "out.npz"
     command = ["run", str(model), str(tmp_path / "x.npz"), "--workers", "1", "--output", str(out), "--expect", str(tmp_path / "wrong.npz")]
     assert main(command) == 2
-    assert "wrong.npz: expected 'a/b' of shape (2, 8): the output has shape (3, 8)" in capfd.readouterr().err
+    assert "wrong.npz: the values for output 'a/b' have shape (2, 8): expected (3, 8), the shape of the output" in capfd.readouterr().err
     wanted = dict(zip(names, answer(model, {"x": X}), strict=True))
     for found in (read_expected_tensors(out, open_graph(model)), open_tensors(out), open_tensors(dict(np.load(out)))):
         assert found is not None

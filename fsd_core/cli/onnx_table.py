@@ -20,7 +20,7 @@ SHOWN_CUTS = 16
 
 
 def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = None) -> None:
-    """Print what `describe_graph` finds, which engines run the model, and what each of so many ``stages`` would hold."""
+    """Print what `describe_graph` finds, which engines run the model, and, if ``stages`` is given, the parts of that many stages."""
     from fsd_core.graph import describe_graph
     from fsd_core.model.chain import chain
     from fsd_core.partition.graph_stages import graph_stages
@@ -42,7 +42,7 @@ def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = No
     if cut:
         screen.print(pairs(f"\n{len(cut)} stages, for one sample", [(f"stage {k}", _stage(each)) for k, each in enumerate(cut, 1)]))
     elif facts["cuts"]:
-        title = f"\nPlaces to cut: {len(facts['cuts'])}; the narrowest of each part of the model, and what crosses them, for one sample"
+        title = f"\nPlaces to cut: {len(facts['cuts'])}; in each part of the model the place with the fewest bytes, for one sample"
         screen.print(pairs(title, [(_place(cut), _crossing(cut)) for cut in _narrowest(facts["cuts"])]))
 
 
@@ -53,7 +53,7 @@ def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("output", _tensor(each)) for each in facts["outputs"]]
     rows.append(("batch axis", "0" if facts["no_batch"] is None else f"none: {facts['no_batch']}"))
     if facts["trial"]:
-        rows.append(("not computed here", facts["trial"]))
+        rows.append(("trial failed", facts["trial"]))
     uncounted = f", and those of {facts['uncounted']} nodes that are not known" if facts["uncounted"] else ""
     largest, why = facts["largest"], facts["not_rows"]
     rows += [
@@ -98,11 +98,14 @@ def _place(cut: Mapping[str, Any]) -> str:
 def _crossing(cut: Mapping[str, Any]) -> str:
     size = "a size that is not known" if cut["bytes"] is None else amount(cut["bytes"])
     count = len(cut["tensors"])
-    return f"behind {cut['name']} ({cut['operator']}): {size}, {count} tensor{'s' * (count != 1)}"
+    return f"after {cut['name']} ({cut['operator']}): {size}, {count} tensor{'s' * (count != 1)}"
 
 
 def _narrowest(cuts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """At most `SHOWN_CUTS` cuts: the parts of the model have equal shares of work and weights; where sizes are equal, the later cut."""
+    """The cuts to show, at most `SHOWN_CUTS`: the one with the fewest bytes in each equal share of work and weights of the model.
+
+    If several cuts of a share have the same bytes: the last one.
+    """
     best: dict[int, Mapping[str, Any]] = {}
     for cut in cuts:
         part = min(SHOWN_CUTS - 1, int((cut["work"] + cut["load"]) / 2 * SHOWN_CUTS))

@@ -39,8 +39,8 @@ def partition(screen: Screen, settings: Settings, model: str, out: str | None, e
     replaced only if it is a partition. The same seed gives the same partition.
 
     Prints how many rows the workers will send to each other: rows_moved counts a row once for each worker that receives it, over layers 2
-    to L. --estimate takes a fraction of the time: it counts the rows before some layers only, and the rows before the others follow by
-    interpolation.
+    to L. --estimate takes a fraction of the time: it counts the rows before some layers only, and interpolates those before the other
+    layers.
     """
     if estimate:
         _estimate(screen, settings, model, out)
@@ -87,7 +87,7 @@ def _estimate(screen: Screen, settings: Settings, model: str, out: str | None) -
     if out is not None:
         raise InputError(f"--estimate writes no partition: expected no argument {out}, or no --estimate")
     if settings.partition != "hypergraph":
-        raise InputError(f"--estimate --method {settings.partition}: expected hypergraph; the others are fast without an estimate")
+        raise InputError(f"--estimate --method {settings.partition}: expected hypergraph; the other methods are fast without an estimate")
     with as_flags(*SPLIT):
         split = parallel(settings.workers, 1, settings.pipeline_parallel, settings.tensor_parallel)
     if split.pipeline > 1:

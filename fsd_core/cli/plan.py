@@ -40,18 +40,20 @@ Examples:
 )
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT")
-@click.option("--providers", metavar="A,B", help="Providers to choose among (default: the installed ones with a table of latencies).")
+@click.option("--providers", metavar="A,B", help="Providers to choose from (default: all with a table of latencies).")
 @click.option(
     "--objective",
     type=Checked(choice(*OBJECTIVES)),
     default="cost",
-    help="What the plan minimises: cost, latency, or balanced, their product.  [default: cost]",
+    help="What the plan minimises: cost, latency, or their product (balanced).  [default: cost]",
 )
-@click.option("--deadline", type=Checked(number(0, 1e9, "seconds", above=True)), help="Seconds that 95 % of the runs may take.")
-@click.option("--budget", type=Checked(number(0, 1e9, "USD", above=True)), help="USD that a run may cost.")
-@click.option("--per-day", type=Checked(number(0, 1e12, above=True)), help="Runs a day: also compares with a server that always runs.")
-@click.option("--report", metavar="OUT.html", help="Write a page about the plan.")
-@click.option("--write", metavar="FSD.toml", help="Write the choice as a configuration file, which fsd run reads.")
+@click.option("--deadline", type=Checked(number(0, 1e9, "seconds", above=True)), help="Seconds within which 95 % of the runs have to end.")
+@click.option("--budget", type=Checked(number(0, 1e9, "USD", above=True)), help="Largest cost of a run.")
+@click.option(
+    "--per-day", type=Checked(number(0, 1e12, above=True)), help="Number of runs a day: compare the cost with a server that always runs."
+)
+@click.option("--report", metavar="OUT.html", help="Write an HTML page about the plan.")
+@click.option("--write", metavar="FSD.toml", help="Write the choice as a settings file for fsd run.")
 @with_settings("engine", "batch_axis", "latency")
 def plan(
     screen: Screen,
@@ -66,10 +68,11 @@ def plan(
     report: str | None,
     write: str | None,
 ) -> None:
-    """Say what a run of MODEL on INPUT would take and cost, and choose how to run it.
+    """Predict time and cost of a run of MODEL on INPUT, and choose how to run it.
 
-    Starts nothing and makes no request. MODEL and INPUT are those of fsd run. Some samples are computed here for half a second; the rest
-    follows from the limits, prices and latencies of each provider (docs/prediction.md). The exit code is 2 if nothing is possible.
+    Starts nothing and makes no request. MODEL and INPUT are those of fsd run. The command computes some samples on this machine for half a
+    second, and predicts the rest from the limits, prices and latencies of each provider (docs/prediction.md). The exit code is 2 if no way
+    to run the model fits the functions, --deadline and --budget.
     """
     from fsd_core import make_plan
 
@@ -137,7 +140,7 @@ def _table(found: Plan) -> Table:
     """The Pareto front, with the choice marked."""
     from rich.table import Table
 
-    title = "Faster or cheaper than all others (cold starts)"
+    title = "Ways that no other way beats in both time and cost (cold starts)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", "provider", "split", "workers", "channel", "memory"):
         table.add_column(name)

@@ -58,8 +58,8 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
            size; an ONNX file; or radixnet:NEURONS:LAYERS[:SEED]
     INPUT  .npz (scipy CSR, one dense array, or key x) or .npy; a Graph
            Challenge .tsv, also .xz or .gz; digits (handwritten digits of
-           scikit-learn); or random:SAMPLES[:DENSITY[:SEED]]. Of an ONNX file:
-           .npz by the names of its inputs, or .npy if it has one
+           scikit-learn); or random:SAMPLES[:DENSITY[:SEED]]. For an ONNX model:
+           .npz with an array for each input by name, or .npy for one input
 
     An existing --output file is replaced only if fsd made it. The exit code is 1 if the result differs from --truth or --expect.
     """
@@ -89,7 +89,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     if isinstance(network, Model):
         screen.known.update(neurons=network.neurons, layers=len(network.layers), samples=samples.shape[0])
     elif settings.truth:
-        raise InputError(f"--truth {settings.truth}: is for models of rows: expected --expect, which compares the outputs of any model")
+        raise InputError(f"--truth {settings.truth}: the engine onnx computes this model: expected --expect, which takes any model")
     with as_flags("truth"):
         expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
     with as_flags("expect"):
@@ -150,7 +150,7 @@ def _compared(result: Result, values: Any, settings: Settings) -> dict[str, floa
 
 
 def _telling(screen: Screen, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """Shows progress, and what was chosen as a line that stays."""
+    """A callback that shows progress. The choice of the planner is a line that stays on the screen."""
     return lambda step: screen.note(step.text) if step.phase == "plan" and step.text else show(step)
 
 

@@ -1,6 +1,6 @@
-"""What a run was expected to take and cost: a prediction for its split. The client computes it once the answer is there.
+"""Predicts the seconds, requests and USD of a run from its split. The client computes this prediction once the answer is complete.
 
-A prediction never fails a run, and delays it by at most `FORECAST_S`: then there is none.
+A prediction never makes a run fail. It delays the end of the run by at most `FORECAST_S`; if it takes longer, the run has no prediction.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Expectation"]
 
 log = logging.getLogger(__name__)
 
-FORECAST_S = 2.0  # for the prediction; one that an earlier run made is read in no time
+FORECAST_S = 2.0  # for the prediction, if no earlier run of this kind left one to read
 STEPS, BATCHES = 40, 12  # of the simulation
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Expectation:
-    """What a prediction of ``work`` needs to know of its run."""
+    """The facts about a run from which `found` predicts its seconds and costs."""
 
     work: Work
     provider: str
@@ -46,17 +46,17 @@ class Expectation:
     home: Path
 
     def found(self, cut: Cut, staged: Mapping[str, int]) -> dict[str, Any] | None:
-        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, and kept (bytes that each rank of a replica keeps of what
-        it sent); `None` if there is none in time.
+        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, and kept (for each rank of a replica, the bytes of sent
+        payloads that it keeps for recovery). `None` if it is not ready after `FORECAST_S`.
 
-        ``staged``: what the client requested to stage weights and inputs. It is added, because a prediction takes them as staged.
+        ``staged``: the counts of the client's requests while it staged weights and inputs. `predict` leaves them out, so `found` adds them.
         """
         made: list[dict[str, Any] | None] = []
 
         def make() -> None:
             try:
                 made.append(self._predicted(cut, staged))
-            except Exception:  # of any kind: the answer of the run is there
+            except Exception:  # of any kind: the answer of the run is complete
                 log.debug("the run has no prediction", exc_info=True)
                 made.append(None)
 

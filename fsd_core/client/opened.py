@@ -44,7 +44,8 @@ def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "a
     batch_axis = arguments.one_of("batch_axis", batch_axis, BATCH_AXES)
     if not isinstance(model, Graph) and not _names_graph(model):
         if engine == "onnx":
-            raise InputError("engine onnx: computes ONNX models: expected an ONNX file, or a folder that 'fsd model import' made of one")
+            wanted = "expected an ONNX file, or a folder that 'fsd model import' made of one"
+            raise InputError(f"model {arguments.shown(model)}: the engine onnx computes only ONNX models: {wanted}")
         opened = model if isinstance(model, Model) else open_model(model)
         return Opened(opened, open_samples(inputs, opened))
     tensors = open_tensors(inputs)
@@ -75,7 +76,7 @@ def _names_graph(model: Any) -> bool:
 
 
 def _graph(model: Any, tensors: Tensors | None, batch_axis: str) -> Graph:
-    """The ONNX model. Where the file leaves axes free, the inputs say how long they are."""
+    """The ONNX model. If the file leaves axes free, they get the sizes of the inputs."""
     try:
         return open_graph(model, None, batch_axis)
     except InputError:

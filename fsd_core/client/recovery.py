@@ -1,4 +1,4 @@
-"""The client's part of recovery: it alone starts the next incarnation of a rank that was lost, or is slow."""
+"""The client's part of recovery: only the client starts the next incarnation of a rank that was lost or is slow."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class _Restart:
 
 
 class Restarts:
-    """The incarnations of one run beyond the first ones.
+    """Starts the later incarnations of the ranks of one run: incarnations 1 and 2.
 
-    ``first``: a launch payload of the run, for any rank. ``tell`` sends a copy of an entry to the queues of all ranks.
+    ``first``: a launch payload of the run, for any rank. ``tell`` sends an entry of the list of news to the queues of all ranks.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Restarts:
         self._restarts: list[_Restart] = []
 
     def look(self, answered: bool) -> None:
-        """Read the news, and start the next incarnation of each rank that was lost. Until the run has ``answered``, also of each slow one.
+        """Read the list of news, and start the next incarnation of each rank that was lost. Before the answer, also of each slow rank.
 
-        Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if the run has ``answered``: then no rank has
-        anything to do that is worth a new function.
+        ``answered``: the client has all outputs. Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if
+        the run has answered, because then no rank has work left for a new function.
         """
         for payload in self._spawner.given_up():
             self._goes_on(payload)
@@ -86,7 +86,7 @@ class Restarts:
     def _add(self, slow: News) -> None:
         """Start the next incarnation of a slow rank. If they share a queue, it takes the place of the slow one when it says hello.
 
-        The slow one goes on alone if the platform does not start another function, for instance because other runs use the quota.
+        The slow function goes on alone if the platform does not start another function, for instance because other runs use the quota.
         """
         if self._spawner.offer(self._payload(slow)):
             self._beside.add(slow.rank)
@@ -118,7 +118,7 @@ class Restarts:
 
     @staticmethod
     def of(first: LaunchPayload, config: RunConfig, provider: Provider, resources: Resources, store: Store, spawner: Spawner) -> Restarts:
-        """Those of a run, whose objects ``store`` reads."""
+        """Make the `Restarts` of a run. ``store``: reads the objects of the run."""
 
         def tell(news: News) -> None:
             if config.queued:
@@ -129,7 +129,10 @@ class Restarts:
         return Restarts(NewsList(store, keys), spawner, first, tell, Stragglers(store, keys, config))
 
     def left_over(self, missing: Collection[int]) -> RunFailed | None:
-        """What ends an incarnation that may still be at work although the answer is complete. ``missing``: the ranks without a record."""
+        """The reason with which the client aborts functions that may still work after the answer is complete; `None` if there are none.
+
+        ``missing``: the ranks without a record.
+        """
         late = self.ranks.intersection(missing) | self._beside
         reason = "it was started again, and is not needed any more"
         return RunFailed(Code.UNAVAILABLE, reason, rank=min(late)) if late else None
@@ -140,7 +143,7 @@ class Restarts:
         return set(self._newest)
 
     def recovered(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Each loss, in the order of the reports, as ``fsd run --json`` shows it. ``records``: those of the workers."""
+        """The lost and slow ranks, in the order of the reports, as `Result.recovered`. ``records``: the records of the workers."""
         behind = {(record["rank"], record.get("incarnation", 0)): record.get("behind_s", 0.0) for record in records}
         found = []
         for number, each in enumerate(self._restarts):

@@ -41,8 +41,8 @@ LEARN_S, ENCODE_S = 0.2, 0.2  # for the prediction of a run that has ended: abou
 class Rows:
     """The work on a `Model`; see `fsd_core.client.work.Work`.
 
-    ``rows``: the samples, scipy CSR float32 (samples, inputs). ``partition``: of one replica. ``wanted``: the micro-batches of a replica
-    if the caller gave no ``batch_size``.
+    ``rows``: the samples, scipy CSR float32 (samples, inputs). ``partition``: the partition of one replica. ``wanted``: how many
+    micro-batches a replica should have if the caller gave no ``batch_size``.
     """
 
     engine: ClassVar = "rows"
@@ -95,11 +95,11 @@ class Rows:
 
     @cached_property
     def workload(self) -> RowWorkload:
-        """What the planner asks of the model and its samples."""
+        """The model and its samples as the planner sees them."""
         return RowWorkload(self.model, self.rows)
 
     def split(self, batches: Sequence[int]) -> Split:
-        """What the parts load, compute and send. Computes some samples here."""
+        """What the parts load, compute and send. Computes some samples on this machine."""
         facts = learn(self.model, self.rows, LEARN_S)
         return of_partition(facts, self.partition, self.plan, self.parallel, batches, ENCODE_S)
 
@@ -121,7 +121,7 @@ class Rows:
 
     @cached_property
     def _written(self) -> list[Any]:
-        """The rows of the output that each of ``last`` writes."""
+        """The rows of the output that each part of ``last`` writes."""
         return [np.flatnonzero(self.partition.owners[-1] == part) for part in self.last]
 
     def slice(self, data: bytes, writer: int, samples: int) -> Block:
@@ -149,9 +149,11 @@ def rows_work(
     home: Path,
     progress: Callable[[int, int], None],
 ) -> Rows:
-    """The work of a `Model` on samples, with the partition that is given, kept below ``home``, or computed here.
+    """The work of a `Model` on samples.
 
-    ``progress`` is called with the layers that are partitioned and all of them. Raises `InputError` if the model cannot be split so.
+    ``partition``: a `Partition`, the path of one, or a method; for a method, the partition is read from ``home`` or computed here.
+    ``progress`` is called with the number of layers that are partitioned and of all layers. Raises `InputError` if ``parallel`` or
+    ``partition`` does not fit the model.
     """
     wanted, costs = plan_batches(model, rows, batch_size, parallel)
     parts, label = find_partition(partition, model, parallel.parts, seed, home, progress, stages=parallel.pipeline, costs=costs)
@@ -178,10 +180,10 @@ def shards(model: Model, partition: Partition, plan: ExchangePlan) -> Pieces:
 def inputs(
     samples: Any, batches: Sequence[int], model: Model, partition: Partition, plan: ExchangePlan
 ) -> tuple[Pieces, list[list[int | None]]]:
-    """The input rows that each rank of a replica needs: one object for each batch and rank, and their numbers by batch and rank.
+    """The input rows that each rank of a replica needs: one object for each micro-batch and rank.
 
-    The number of a rank that needs no input is `None`. ``samples``: scipy CSR (samples, inputs) float32. ``batches``: the number of samples
-    of each batch.
+    Returns the objects, and the number of the object for each micro-batch and rank; `None` if the rank needs no input. ``samples``: scipy
+    CSR (samples, inputs) float32. ``batches``: the number of samples of each micro-batch.
     """
     hashed = hashlib.sha256(repr(samples.shape).encode())
     for array in (samples.indptr.astype(np.int64), samples.indices.astype(np.int32), samples.data):
@@ -209,7 +211,7 @@ def _digest(*parts: str) -> str:
 
 
 def _assemble(blocks: Sequence[Block], rows: list[Any], shape: tuple[int, int], activation: str) -> csr_matrix:
-    """One batch's output from each part's block of its rows: float32 (samples, outputs)."""
+    """The output of one micro-batch from the blocks of all parts: float32 (samples, outputs). ``rows``: the rows of each block."""
     from scipy.sparse import coo_matrix, csr_matrix
 
     if activation == "softmax":

@@ -23,9 +23,9 @@ __all__ = ["Rows", "html", "tables"]
 
 Rows = list[tuple[str, str]]  # names and values
 _NOTES = {
-    "total": "on this machine's clock, with making resources and collecting the output",
+    "total": "on this machine's clock, including the time for making resources and collecting the output",
     "compute": "slowest rank",
-    "exchange": "slowest rank, waiting for others",
+    "exchange": "slowest rank, waiting for other ranks",
     "load": "slowest rank",
     "cleanup": "after the total: records fetched, objects removed, slot given back",
 }
@@ -96,7 +96,7 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
 
 
 def _compared(result: Result) -> dict[str, tuple[float, float]]:
-    """What was predicted and what was, with the bill of the provider's tariff."""
+    """The predicted and the actual figures, with the bill by the provider's tariff."""
     tariff = tariff_of_run(result.provider) if result.predicted else None
     return compared(result.to_json(), result.bill(tariff).total_usd if tariff else None)
 

@@ -1,4 +1,4 @@
-"""Compares many ways to run a workload: which are possible, what they take and cost, and which one an objective chooses."""
+"""Compares many ways to run a workload: which ways are possible, their seconds and USD, and which way an objective chooses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Candidate:
 
     @property
     def feasible(self) -> bool:
-        """Whether it can run and meets what the user asked for."""
+        """Whether this way can run and meets the wishes of the user."""
         return not self.why
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Wishes:
     budget: float | None = None
 
     def beyond(self, seconds: float, usd: float) -> str:
-        """Why a way that takes and costs at least so much does not meet them; empty if it may."""
+        """Why a way that takes at least ``seconds`` and costs at least ``usd`` cannot meet the wishes; empty if it may."""
         if self.deadline is not None and seconds > self.deadline:
             return f"takes at least {seconds:.3g} s, longer than the deadline of {self.deadline:g} s"
         if self.budget is not None and usd > self.budget:
@@ -75,7 +75,7 @@ class Wishes:
         return ""
 
     def refuses(self, found: Prediction, limits: InvokeLimits) -> str:
-        """Why a prediction does not meet them; empty if it does."""
+        """Why a prediction does not meet the wishes; empty if it does."""
         slow, usd = found.seconds["p95"], found.usd
         if limits.timeout_s is not None and slow > limits.timeout_s:
             return f"takes {slow:.3g} s (p95), a function may run {limits.timeout_s:g} s"
@@ -218,7 +218,7 @@ def _behind(point: tuple[float, float], points: Sequence[tuple[float, float]]) -
 
 
 def key_of(objective: str, candidate: Candidate) -> float:
-    """What an objective makes small: USD, median seconds, or their product."""
+    """The figure that an objective minimises: USD, median seconds, or their product."""
     found = candidate.prediction
     assert found is not None
     usd = math.inf if found.usd is None else found.usd
@@ -249,7 +249,7 @@ def _free(candidates: Sequence[Candidate]) -> bool:
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The Pareto front of median seconds against USD: no other one is both faster and cheaper. The fastest first."""
+    """The Pareto front of median seconds against USD: the candidates that no other one beats in both. The fastest first."""
     usable = [each for each in candidates if each.feasible and each.prediction is not None]
     found: list[Candidate] = []
     for each in sorted(usable, key=lambda one: (key_of("latency", one), key_of("cost", one))):

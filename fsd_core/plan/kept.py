@@ -1,4 +1,4 @@
-"""What a plan found, kept below ``$FSD_HOME/plans`` under a digest of all that it depends on.
+"""Keeps the figures of plans below ``$FSD_HOME/plans``, under a digest of everything that they depend on.
 
 The folder holds at most `MOST_FILES` files and `MOST_BYTES` bytes: the oldest are removed. A file that is damaged, or that cannot be
 written, costs only time.
@@ -41,7 +41,7 @@ def input_digest(inputs: Any) -> str:
 
 
 def remembered(home: Path, key: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """What is kept below ``home`` under ``key``; if there is nothing, what ``make`` returns, values that JSON can hold, which is kept."""
+    """The values that are kept below ``home`` under ``key``; if there are none, keeps and returns those of ``make()``, as JSON can hold."""
     file = home / "plans" / f"{key}.json"
     with suppress(OSError, InputError, Damaged):
         return unseal(read_regular(file, MOST_BYTES), str(file))

@@ -20,12 +20,12 @@ __all__ = ["Plan", "nothing", "plan_of"]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Plan:
-    """What `fsd_core.make_plan` found.
+    """The result of `fsd_core.make_plan`.
 
-    - ``choice``: the `Candidate` that the objective chooses, a cold start; ``reason``: why, in one sentence.
-    - ``candidates``: all ways that were priced, possible or not; ``front``: of the cold ones, those that no other one beats in both time
-      and money, the fastest first.
-    - ``about``: model, input and wishes, for people; ``sizes``: of model and input. ``notes``: what the figures rest on.
+    - ``choice``: the `Candidate` that the objective chooses, with a cold start; ``reason``: why, in one sentence.
+    - ``candidates``: all ways that were priced, possible or not; ``front``: the cold starts that no other one beats in both time and money,
+      the fastest first.
+    - ``about``: model, input and wishes, as texts; ``sizes``: the sizes of model and input. ``notes``: the assumptions of the figures.
     - ``per_day``: for each provider with a server in its tariff, from how many runs a day that server is cheaper; empty if not asked for.
     """
 
@@ -60,7 +60,7 @@ class Plan:
         }
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """The keys of ``fsd.toml`` that make ``fsd run`` do what was chosen, by table; the table "" is the top of the file."""
+        """The keys of ``fsd.toml`` with which ``fsd run`` uses the choice, by table; the table "" is the top of the file."""
         choice, shape = self.choice, self.choice.parallel
         top: dict[str, Any] = {"provider": choice.provider, "workers": shape.workers}
         top |= {f"{name}_parallel": size for name, size in shape.to_json().items()}
@@ -108,7 +108,7 @@ def _way(each: Candidate) -> tuple[Any, ...]:
 
 
 def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
-    """The error line where nothing is possible, or nothing meets the wishes."""
+    """The text of the error if no way is possible, or no way meets the wishes."""
     simulated = [each for each in candidates if each.prediction is not None and each.cold]
     if not simulated:
         large = [each for each in candidates if each.needs_bytes]

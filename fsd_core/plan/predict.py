@@ -1,4 +1,4 @@
-"""`predict`: what one way to run a workload takes and costs. Pure: equal arguments give equal predictions."""
+"""`predict`: the seconds, requests and USD of one way to run a workload. Pure: equal arguments give equal predictions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Platform:
 
     @property
     def pace(self) -> float:
-        """How many seconds a worker takes for a second of a core of this machine."""
+        """The seconds that a worker needs for work that takes a core of this machine one second."""
         return 1 / (self.speed if self.crowded else self.core_speed * min(1.0, self.outline.cores(self.memory_mb)))
 
     @property
@@ -98,7 +98,7 @@ class Platform:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Prediction:
-    """What one way to run takes and costs.
+    """The predicted seconds, requests and USD of one way to run.
 
     - ``seconds``: p50 and p95 of the time until the client has the answer; ``parts``: the mean seconds of each of `PARTS`, which add up to
       the mean time. ``exchange`` is waiting; ``load`` and ``compute`` are means over ranks.

@@ -54,7 +54,7 @@ class ShapedRows:
 class RowWorkload:
     """A model with its samples; see `fsd_core.plan.workload.Workload`. ``inputs``: scipy CSR (samples, inputs) float32.
 
-    ``known``: its facts, if somebody has them; else they are computed at their first use.
+    ``known``: its facts; `None`: they are computed at their first use.
     """
 
     model: Model
@@ -68,7 +68,7 @@ class RowWorkload:
 
     @cached_property
     def facts(self) -> Facts:
-        """What some samples tell, which are computed here."""
+        """The facts that follow from some samples, which this machine computes."""
         return learn(self.model, self.inputs) if self.known is None else self.known
 
     @cached_property
@@ -82,7 +82,7 @@ class RowWorkload:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the model, its input, and of what computes them: the kernel and this machine."""
+        """A digest of the model, its input, the kernel and this machine."""
         kernel = os.environ.get("FSD_KERNEL", ""), compiled.missing
         content = self.model.recipe or self.model.digest  # SHA-256 of 100 million weights takes two seconds
         return digest(content, input_digest(self.inputs), kernel, installed(OWN), os.cpu_count())

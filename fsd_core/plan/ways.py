@@ -1,4 +1,4 @@
-"""The ways to run a workload at a provider before their simulation, with the least that each takes and costs."""
+"""The ways to run a workload at a provider before their simulation, with lower bounds of the seconds and USD of each way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Given", "Place", "Refused", "Way", "Ways"]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Place:
-    """A provider among which to choose. ``crowded``: all workers share the cores of this machine."""
+    """A provider that a plan may choose. ``crowded``: all workers share the cores of this machine."""
 
     provider: str
     outline: Outline
@@ -41,7 +41,7 @@ class Place:
 
 @attrs.frozen(kw_only=True)
 class Given:
-    """What the user has decided already; `None`: nothing.
+    """The decisions of the user; `None`: the planner decides.
 
     ``split``: all of it, or the number of workers. ``objective``: of the channel. ``memory_mb``: of a function.
     """

@@ -1,4 +1,6 @@
-"""The runs of ``fsd compare``: the same model and partition on several providers and channels, in turns, so that slow moments hit all.
+"""The runs of ``fsd compare``: the same model and partition on several providers and channels.
+
+The cases take turns, so that a slow moment of this machine or of a cloud affects all cases.
 
 Only runs with equal outputs are compared. With the same number of workers, outputs are equal bit for bit, since every sum is made in the
 same order; with different numbers, they are equal within `RTOL` and `ATOL`.
@@ -100,7 +102,7 @@ class Comparison:
 
     @property
     def headline(self) -> str:
-        """Which platform is the fastest, which is the cheapest, by how much, and what that rests on; empty if nothing ran."""
+        """The fastest and the cheapest platform, by which factors, and from which runs this follows; empty if nothing ran."""
         ran = [cell for cell in self.cells if cell.runs]
         if not ran:
             return ""
@@ -273,7 +275,7 @@ def _explained(error: Exception) -> tuple[Code, str]:
 
 
 def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_matrix]]) -> None:
-    """Compare an output with the first one of the same number of workers; the first of each number with the first of all."""
+    """Compare an output with the first output of the same number of workers. The first output of each number: with the first of all."""
     if case.workers in outputs:
         first, expected = outputs[case.workers]
         same = output.shape == expected.shape and output.dtype == expected.dtype and _equal(output, expected)
@@ -294,7 +296,7 @@ def _equal(one: csr_matrix, other: csr_matrix) -> bool:
 
 
 def _close(one: csr_matrix, other: csr_matrix) -> bool:
-    """Like `numpy.allclose`, without memory for the zeros."""
+    """Like `numpy.allclose` of the dense matrices, but without memory for their zeros."""
     return bool((abs(one - other) - RTOL * abs(other)).max() <= ATOL)
 
 
