@@ -93,6 +93,14 @@ class Csr:
             raise InputError(f"csr row {row} (0-based) has columns out of order or twice: expected columns that ascend strictly")
 
     @staticmethod
+    def known(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[np.float32], shape: tuple[int, int]) -> Csr:
+        """The matrix of read-only arrays that have the form of a matrix for certain: nothing is checked."""
+        made = object.__new__(Csr)
+        for name, value in (("indptr", indptr), ("indices", indices), ("values", values), ("shape", shape)):
+            object.__setattr__(made, name, value)
+        return made
+
+    @staticmethod
     def build(rows: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], shape: tuple[int, int]) -> Csr:
         """Build a matrix from its entries, in any order.
 
@@ -249,7 +257,8 @@ class Model:
 
     - ``layers``: a list or tuple of `Layer`, the first one first. ``name``: for people.
     - ``digest``: the SHA-256 of the content, hexadecimal; the name does not change it.
-    - ``recipe``: the arguments of `radixnet` that made the model, which say what it contains without a digest of it; else empty.
+    - ``recipe``: what says what the model contains without a digest of its content: the arguments of `radixnet` that made it, or the digest
+      in its folder if nobody compared that with the content; else empty.
 
     Raises InputError if ``layers`` is empty, if a layer's outputs are not as many as the next layer's inputs, or if a layer before the last
     has activation softmax.

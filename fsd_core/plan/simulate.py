@@ -301,7 +301,7 @@ class Simulation:
 
 def _summed(ranks: NDArray[np.int64], values: Array, count: int) -> Array:
     """(count,): the sum of the values of each rank."""
-    return np.bincount(ranks, values, count)
+    return np.asarray(np.bincount(ranks, values, count), np.float64)
 
 
 def _table(values: NDArray[np.generic], rows: NDArray[np.int64], columns: NDArray[np.int64], shape: tuple[int, ...]) -> Array:

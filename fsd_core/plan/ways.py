@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from statistics import NormalDist
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.errors import InputError
@@ -101,17 +104,13 @@ class Way:
         invokes = math.ceil(min(shape.workers, ROOTS) / THREADS) * self._median("invoke")
         begin = self._median("put", "get") + pace * BEGIN_S
         link = place.table.links.get("read") if place.table else None
-        busy, loads, hops = [], [], []
-        verbs = ("put", "get") if self.channel == "object" else ("deliver",)
+        busy, loads, hops = [], [], self._hops
         for stage, (first, last) in enumerate(split.stages):
             rank = stage * shape.tensor
             busy.append(pace * split.share * float(split.work_s[first:last, rank].sum()) / platform.gain(split))
             loads.append(sum(split.reads[rank]) / (1e6 * link.mb_per_s) if link else 0.0)
-            steps = [step for step in split.steps if first <= step.layer - 1 < last and step.layer > 1]
-            slowest = {count: self._median(*verbs, worst_of=count) for count in {len(step.sources) for step in steps}}
-            hops.append(sum(step.weight * slowest[len(step.sources)] for step in steps))
-        crowd = platform.crowd(split, float(np.mean(busy)), float(np.mean(hops)))
-        one = crowd * np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
+        crowd = platform.crowd(split, float(np.mean(busy)), float(hops.mean()))
+        one = crowd * np.array(busy) + hops  # seconds of a micro-batch in each stage
         more = split.replica_batches - 1
         reads = (
             1 if self.batches.keep or split.loads_first else 1 + more
@@ -125,6 +124,16 @@ class Way:
         functions = tuple((float(end), 0.0) for end in ends for _ in range(shape.tensor)) * shape.data
         counts = {"invocations": shape.workers, "object_puts": 2 * shape.workers, "object_gets": 4 * shape.workers}  # see `fixed`
         return seconds, bill(Usage(counts, functions, 0.0, float(memory_mb)), place.tariff).total_usd
+
+    @cached_property
+    def _hops(self) -> NDArray[np.float64]:
+        """(stages,) the least seconds that each stage waits for the messages of a micro-batch."""
+        verbs, found = ("put", "get") if self.channel == "object" else ("deliver",), np.zeros(len(self.split.starts))
+        steps = [step for step in self.split.steps if step.layer > 1]
+        slowest = {count: self._median(*verbs, worst_of=count) for count in {len(step.sources) for step in steps}}
+        for step in steps:
+            found[bisect(self.split.starts, step.layer - 1) - 1] += step.weight * slowest[len(step.sources)]
+        return found
 
     def least_sent(self, steps: int) -> float:
         """About the USD of the requests of its exchanges, without those that receive: of ``steps`` exchanges inside a stage."""
