@@ -32,7 +32,9 @@ def open_model(spec: str | os.PathLike[str], checksums: bool = True) -> Model:
 
     N is the number of neurons of each layer: 1024, 4096, 16384 or 65536, also for a Graph Challenge folder. L is the number of layers. A
     Graph Challenge folder gets the bias, rule and clip of the challenge. An ONNX model, also one that `save_graph` wrote, has to be a chain
-    of layers; `open_graph` opens any. A `Path` is always a file or folder. ``checksums``: see `fsd_core.model.store.load`. Raises
+    of layers; `open_graph` opens any. A `Path` is always a file or folder.
+
+    ``checksums``: compare the content of a folder that fsd made with its checksums, which takes two seconds for a gigabyte. Raises
     InputError if the model does not exist or is malformed.
     """
     spec = arguments.folder_or_name("model", spec, "a Model, the path of a model, or radixnet:NEURONS:LAYERS[:SEED]")
