@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fsd_core.common import arguments
 from fsd_core.errors import InputError
 
-__all__ = ["ACTIVATIONS", "Csr", "Layer", "Model", "describe"]
+__all__ = ["ACTIVATIONS", "Csr", "Layer", "Model", "describe", "unchecked"]
 
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "softmax")
 _INT32 = 2**31 - 1
@@ -93,14 +93,6 @@ class Csr:
             raise InputError(f"csr row {row} (0-based) has columns out of order or twice: expected columns that ascend strictly")
 
     @staticmethod
-    def known(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[np.float32], shape: tuple[int, int]) -> Csr:
-        """The matrix of read-only arrays that have the form of a matrix for certain: nothing is checked."""
-        made = object.__new__(Csr)
-        for name, value in (("indptr", indptr), ("indices", indices), ("values", values), ("shape", shape)):
-            object.__setattr__(made, name, value)
-        return made
-
-    @staticmethod
     def build(rows: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], shape: tuple[int, int]) -> Csr:
         """Build a matrix from its entries, in any order.
 
@@ -144,6 +136,14 @@ class Csr:
         from scipy.sparse import csr_matrix
 
         return csr_matrix((self.values, self.indices, self.indptr), shape=self.shape)
+
+
+def unchecked(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[np.float32], shape: tuple[int, int]) -> Csr:
+    """A `Csr` of read-only arrays that have its form for certain, because this package has just made them so: nothing is checked."""
+    made = object.__new__(Csr)
+    for name, value in (("indptr", indptr), ("indices", indices), ("values", values), ("shape", shape)):
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _weights(weights: Any) -> Csr | NDArray[np.float32]:

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.common.amount import counted
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.errors import InputError
 from fsd_core.latency import Table
@@ -186,7 +187,7 @@ class Ways:
         functions, outline = place.outline.functions, place.outline
         all_sizes = sorted(outline.memory_mb) if self.given.memory_mb is None else [self.given.memory_mb]
         if functions.concurrency is not None and shape.workers > functions.concurrency:
-            return [Refused(f"quota {functions.concurrency} functions at once", all_sizes[-1])]
+            return [Refused(f"quota {counted(functions.concurrency, 'function')} at once", all_sizes[-1])]
         known = self._shaped(shape)
         if isinstance(known, str):
             return [Refused(known, all_sizes[-1])]
