@@ -6,6 +6,7 @@ import click
 
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.amount import counted
 from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
@@ -85,7 +86,7 @@ def gc(screen: Screen, settings: Settings) -> None:
     with screen.progress() as show, emulated(settings, show) as settings:
         removed = collect_garbage(settings.provider, settings.app, settings.table(), progress=reporting(show))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
-    screen.print(f"{removed} objects removed")
+    screen.print(f"{counted(removed, 'object')} removed")
 
 
 @click.command(
@@ -112,4 +113,4 @@ def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
             settings.provider, settings.app, settings.table(), home_folder(), keep_records=keep_records, progress=reporting(show)
         )
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
-    screen.print(f"{removed} objects removed")
+    screen.print(f"{counted(removed, 'object')} removed")

@@ -10,6 +10,7 @@ import click
 from fsd_core.cli.options import Checked, Command, with_settings
 from fsd_core.cli.screen import Screen
 from fsd_core.client.history import RunLog, read_log
+from fsd_core.common.amount import counted
 from fsd_core.common.fields import integer
 from fsd_core.common.home import home_folder
 from fsd_core.common.logs import Line, masked
@@ -52,7 +53,7 @@ def logs(screen: Screen, settings: Settings, run: str, rank: int | None) -> None
     screen.answer(shown | {"lines": [{"rank": each, **attrs.asdict(line)} for line, each in lines]})
     width = len(str(past.workers - 1))
     screen.print(
-        f"run {past.run}: {past.state} after {past.seconds:.1f} s, {past.workers} workers on {past.provider}",
+        f"run {past.run}: {past.state} after {past.seconds:.1f} s, {counted(past.workers, 'worker')} on {past.provider}",
         *(_shown(line, f"{each:>{width}}") for line, each in lines),
         *([f"{_ranks(silent)} left no lines"] if silent else []),
         *_end(past, rank),

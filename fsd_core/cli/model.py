@@ -11,7 +11,7 @@ import click
 from fsd_core.cli.onnx_table import show_graph
 from fsd_core.cli.options import Checked, Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.common.amount import amount
+from fsd_core.common.amount import amount, counted
 from fsd_core.common.fields import choice, integer, matching, number
 from fsd_core.common.home import expanded
 from fsd_core.config import Settings
@@ -176,7 +176,7 @@ def _show(screen: Screen, facts: dict[str, Any], where: str) -> None:
         clip = "" if part["clip"] is None else f", clip {part['clip']:g}"
         low, high = part["bias"]
         bias = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        size = f"{part['kind']} {part['outputs']} x {part['inputs']}, {part['nonzeros']} nonzeros"
+        size = f"{part['kind']} {part['outputs']} x {part['inputs']}, {counted(part['nonzeros'], 'nonzero')}"
         text = f"{size}, {part['activation']}{clip}, bias {bias}, {part['rule']}"
         rows.append((span, text))
     screen.print(pairs(where, rows))

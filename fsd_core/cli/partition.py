@@ -9,6 +9,7 @@ import click
 
 from fsd_core.cli.options import SPLIT, Command, as_flags, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.amount import counted
 from fsd_core.config import Settings
 from fsd_core.errors import InputError
 
@@ -76,7 +77,7 @@ def partition(screen: Screen, settings: Settings, model: str, out: str | None, e
     ]
     if split.pipeline > 1:
         rows.append(("first layers", ", ".join(map(str, first))))
-    screen.print(pairs(f"{out}: {split.workers} workers, {made.label}", rows))
+    screen.print(pairs(f"{out}: {counted(split.workers, 'worker')}, {made.label}", rows))
 
 
 def _estimate(screen: Screen, settings: Settings, model: str, out: str | None) -> None:
@@ -102,7 +103,7 @@ def _estimate(screen: Screen, settings: Settings, model: str, out: str | None) -
     before = len(network.layers) - 1
     rows = [
         ("rows_moved", f"about {found.rows_moved}"),
-        ("counted", f"before {len(found.counted)} of {before} layers"),
+        ("counted", f"before {len(found.counted)} of {counted(before, 'layer')}"),
         ("seconds", f"{seconds:.3f}"),
     ]
-    screen.print(pairs(f"estimate: {split.workers} workers, hypergraph", rows))
+    screen.print(pairs(f"estimate: {counted(split.workers, 'worker')}, hypergraph", rows))

@@ -11,6 +11,7 @@ import click
 from fsd_core.cli.options import Checked, Command, as_flags, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.common import arguments
+from fsd_core.common.amount import counted
 from fsd_core.common.fields import choice, number
 from fsd_core.common.files import check_apart
 from fsd_core.config import PATH, Settings
@@ -114,15 +115,16 @@ def plan(
 def _shown(found: Plan) -> Sequence[Any]:
     """The plan for people."""
     about = found.about
-    title = f"{about['model']} on {about['input']}: {', '.join(f'{size:,} {name}' for name, size in found.sizes.items())}"
+    sizes = [counted(size, name.removesuffix("s"), ",") for name, size in found.sizes.items()]
+    title = f"{about['model']} on {about['input']}: {', '.join(sizes)}"
     parts: list[Any] = [title, "", _table(found), "", found.reason]
     for each in found.per_day:
         wins = "the server is cheaper" if each["server_wins"] else "functions are cheaper"
         servers = f"{each['servers']} x {each['server']}" if each["servers"] > 1 else each["server"]
-        parts.append(
-            f"{each['provider']}: {each['runs']:,.0f} runs a day cost {each['functions_usd_a_day']:.3g} USD, {servers} that always runs "
-            f"{each['server_usd_a_day']:.3g} USD: {wins}; from {each['from_runs']:,} runs a day on, the server is cheaper."
-        )
+        runs, beyond = counted(each["runs"], "run", ",.0f"), counted(each["from_runs"], "run", ",")
+        costs = f"{runs} a day: functions cost {each['functions_usd_a_day']:.3g} USD"
+        always = f"{servers}, always running, {each['server_usd_a_day']:.3g} USD"
+        parts.append(f"{each['provider']}: {costs}, {always}: {wins}; from {beyond} a day on, the server is cheaper.")
     lost = [each for each in found.candidates if not each.feasible]
     if lost:
         words: dict[str, list[str]] = {}
@@ -131,7 +133,7 @@ def _shown(found: Plan) -> Sequence[Any]:
         rows = [(", ".join(dict.fromkeys(shapes))[:60], why) for why, shapes in list(words.items())[:LOST]]
         parts.append(pairs("\nNot possible", rows))
         if len(words) > LOST:
-            parts.append(f"and {len(words) - LOST} more reasons; --json has all")
+            parts.append(f"and {counted(len(words) - LOST, 'more reason')}; --json has all")
     parts += ["", *(f"Note: {note}." for note in found.notes)]
     return parts
 

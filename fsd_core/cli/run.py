@@ -13,6 +13,7 @@ from fsd_core.cli.options import SPLIT, Command, as_flags, check_provider, emula
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.client.outputs import check_output, read_expected, read_truth
 from fsd_core.client.shown import tables
+from fsd_core.common.amount import counted
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.cost import tariff_of_run
@@ -119,7 +120,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     if result.stand_in and made:
         notes.insert(0, "On an emulator, function time and its cost are those of this machine; counts are those of the cloud.")
     if truth and isinstance(network, Model) and (signed := cancelling(network, samples)):
-        adds = f"{len(signed)} of {len(network.layers)} layers add{'s' * (len(signed) == 1)} terms of both signs"
+        adds = f"{len(signed)} of {counted(len(network.layers), 'layer')} add{'s' * (len(signed) == 1)} terms of both signs"
         notes.insert(0, f"{adds}: the rounding of such sums depends on workers and partition, and may change a sample's category.")
     off = None
     try:
@@ -128,7 +129,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
                 result.save(settings.output)
         if values is not None:
             off = screen.known["expect"] = _compared(result, values, settings)
-            words = f"{off['differing']} of {off['values']} values differ, the largest difference is {off['largest']:.3g}"
+            words = f"{off['differing']} of {counted(off['values'], 'value')} differ, the largest difference is {off['largest']:.3g}"
             notes.insert(0, f"Compared with {settings.expect}: {words}.")
     finally:
         screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()), *notes)

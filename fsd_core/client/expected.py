@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from fsd_core.common.fields import integer, key, listed, nullable, number
 from fsd_core.cost import Usage, bill
 from fsd_core.latency import Latency
-from fsd_core.plan.kept import digest, remembered
+from fsd_core.plan.kept import counts, digest, figures, remembered
 from fsd_core.plan.places import outline_of, place
-from fsd_core.plan.predict import Platform, predict
+from fsd_core.plan.predict import PARTS, Platform, predict
 from fsd_core.plan.pricing import place_words
+from fsd_core.storage.meter import FIELDS
 
 if TYPE_CHECKING:
     from fsd_core.client.work import Cut, Work
@@ -29,6 +31,17 @@ log = logging.getLogger(__name__)
 
 FORECAST_S = 2.0  # for the prediction, if no earlier run of this kind left one to read
 STEPS, BATCHES = 40, 12  # of the simulation
+
+
+@attrs.frozen(kw_only=True)
+class _Kept:
+    """The keys of a kept prediction of a run."""
+
+    seconds: Mapping[str, float] = key(figures("p50", "p95"))
+    parts: Mapping[str, float] = key(figures(*PARTS))
+    meter: Mapping[str, int] = key(counts(*FIELDS))
+    usd: float | None = key(nullable(number()))
+    kept: list[int] = key(listed(integer(0)))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -104,7 +117,7 @@ class Expectation:
             seeds,
             cold,
         )
-        found = remembered(self.home, digest("run", work.workload.digest, place_words(where), about), make)
+        found = remembered(self.home, digest("run", work.workload.digest, place_words(where), about), _Kept, make)
         found["meter"] = {name: count + staged.get(name, 0) for name, count in found["meter"].items()}
         if where.tariff is not None and found["usd"] is not None:
             found["usd"] += bill(Usage({name: float(count) for name, count in staged.items()}), where.tariff).total_usd

@@ -31,10 +31,11 @@ class Opened:
     inputs: Any
 
 
-def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "auto") -> Opened:
+def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "auto", checksums: bool = True) -> Opened:
     """Open the model and the inputs that `run` takes, unless they are open.
 
-    With the engine auto, an ONNX model that is a chain of layers becomes a `Model`. Raises `InputError` if one of them is wrong, or if the
+    With the engine auto, an ONNX model that is a chain of layers becomes a `Model`. ``checksums``: compare the content of a model's folder
+    with its checksums. Raises `InputError` if one of them is wrong, or if the
     engine does not take them.
     """
     from fsd_core.model import Model, open_model
@@ -46,7 +47,7 @@ def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "a
         if engine == "onnx":
             wanted = "expected an ONNX file, or a folder that 'fsd model import' made of one"
             raise InputError(f"model {arguments.shown(model)}: the engine onnx computes only ONNX models: {wanted}")
-        opened = model if isinstance(model, Model) else open_model(model)
+        opened = model if isinstance(model, Model) else open_model(model, checksums)
         return Opened(opened, open_samples(inputs, opened))
     tensors = open_tensors(inputs)
     graph = model if isinstance(model, Graph) else _graph(model, tensors, batch_axis)

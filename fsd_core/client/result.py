@@ -19,6 +19,7 @@ import numpy as np
 from fsd_core.client.outputs import compare, differences, read_expected, read_truth, write_output
 from fsd_core.client.shown import html, tables
 from fsd_core.common import arguments
+from fsd_core.common.amount import counted
 from fsd_core.common.fields import boolean, integer, key, matching, number, read, table
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import CELLS, PHASES
@@ -112,7 +113,7 @@ class Result:
     @property
     def network(self) -> str:
         """The size of the model, for people."""
-        return f"{self.layers} layers of up to {self.neurons} neurons"
+        return f"{counted(self.layers, 'layer')} of up to {counted(self.neurons, 'neuron')}"
 
     @property
     def output_nonzero_samples(self) -> int:

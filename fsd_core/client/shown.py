@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fsd_core.client.against import BYTES, REQUESTS, compared
 from fsd_core.client.stragglers import SLOW
-from fsd_core.common.amount import amount
+from fsd_core.common.amount import amount, counted
 from fsd_core.cost import tariff_of_run
 from fsd_core.errors import one_line
 from fsd_core.latency import words as in_words
@@ -35,7 +35,7 @@ def _split(result: Result) -> str:
     """The replicas, stages and ranks of a stage of a run, and its micro-batches."""
     data, pipeline, tensor = (result.parallel[name] for name in ("data", "pipeline", "tensor"))
     counts = {"replica": data, "stage": pipeline, "worker": tensor}
-    words = " x ".join(f"{count} {word}{'s' * (count > 1)}" for word, count in counts.items())
+    words = " x ".join(counted(count, word) for word, count in counts.items())
     return f"{words}, {result.micro_batches} micro-batch{'es' * (result.micro_batches > 1)}"
 
 

@@ -16,6 +16,7 @@ from fsd_core.client.outputs import MARK, check_output
 from fsd_core.client.result import Result
 from fsd_core.codec.named import DTYPES
 from fsd_core.common import arguments
+from fsd_core.common.amount import counted
 from fsd_core.common.files import replacing
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
@@ -144,8 +145,8 @@ class TensorResult(Result):
     def network(self) -> str:
         """The size of the model, for people."""
         stages, ranks = self.parallel["pipeline"], self.parallel["tensor"]
-        shared = f"{ranks} ranks each, {self.layers} steps" if ranks > 1 else "whole nodes"
-        return f"{stages} stage{'s' * (stages > 1)} of {shared}, tensors of up to {self.neurons} values"
+        shared = f"{ranks} ranks each, {counted(self.layers, 'step')}" if ranks > 1 else "whole nodes"
+        return f"{counted(stages, 'stage')} of {shared}, tensors of up to {counted(self.neurons, 'value')}"
 
     @property
     def output_nonzero_samples(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from fsd_core.common.amount import counted
 from fsd_core.errors import InputError
 from fsd_core.plan.choose import Candidate, Wishes, choose, front, key_of, reason, shape_words
 from fsd_core.plan.pricing import Priced, priced
@@ -122,7 +123,8 @@ def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
         also = f" ({quotas[0]})" if quotas else ""
         return (
             f"{name}: fits no function however it is split: the smallest part, with {shape_words(least.parallel)}, needs "
-            f"{least.needs_bytes / 1e9:.3g} GB, a function has {most / 1e9:.3g} GB{also}: expected about {workers} workers or more"
+            f"{least.needs_bytes / 1e9:.3g} GB, a function has {most / 1e9:.3g} GB{also}: "
+            f"expected about {counted(workers, 'worker')} or more"
         )
     words = []
     if wishes.deadline is not None:

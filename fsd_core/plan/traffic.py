@@ -52,7 +52,7 @@ class RowSplit(Split):
         ranks = self.parallel.parts
         away = np.zeros((len(self.rows), ranks))
         for step in self.steps:
-            np.add.at(away[step.layer - 1], step.targets, step.rows)
+            away[step.layer - 1] += np.bincount(step.targets, step.rows, ranks)
         if not self.exact:
             return self._by_stage(away.reshape(len(away), -1, self.parallel.tensor).max(axis=2))
         found: list[list[LayerSizes]] = [[] for _ in range(ranks)]
@@ -64,14 +64,17 @@ class RowSplit(Split):
         return [RankSizes(tuple(each)) for each in found]
 
     def _by_stage(self, away: NDArray[np.float64]) -> list[RankSizes]:
-        """What the first rank of each stage has. ``away``: (layers, stages) rows that it receives."""
-        found = []
+        """What the first rank of each stage has; one object for equal stages. ``away``: (layers, stages) rows that it receives."""
+        found, known = [], dict[bytes, RankSizes]()
         for stage, (first, last) in enumerate(self.stages):
             rank, own = stage * self.parallel.tensor, slice(first, last)
             held = np.concatenate([[self.inputs[rank] if first == 0 else 0.0], self.rows[own, rank][:-1]])
             nonzeros = self.nonzeros[own, rank]
             table = np.ceil([self.rows[own, rank], held, away[own, stage], nonzeros, nonzeros * self.index_share]).astype(int)
-            found.append(RankSizes(tuple(LayerSizes(*column) for column in table.T.tolist())))
+            key = table.tobytes()
+            if key not in known:
+                known[key] = RankSizes(tuple(LayerSizes(*column) for column in table.T.tolist()))
+            found.append(known[key])
         return found
 
 
@@ -170,9 +173,9 @@ def _segments(facts: Facts, shares: NDArray[np.float64], rows: NDArray[np.float6
     """The bytes of each layer in the shard of each rank, (layers, ranks); 0 where it has none. ``shares``: of the layer's weights."""
     found: NDArray[np.float64] = shares * facts.stored[:, None] + np.where(rows > 0, SEGMENT_BYTES, 0)
     for step in steps:
-        sends = np.zeros(found.shape[1])
-        np.add.at(sends, step.sources, step.rows * SEGMENT_ROW_BYTES)
-        sends[np.unique(step.sources)] += np.where(found[step.layer - 1, np.unique(step.sources)] > 0, 0, SEGMENT_BYTES)
+        sends = np.bincount(step.sources, step.rows * SEGMENT_ROW_BYTES, found.shape[1])
+        sources = np.unique(step.sources)
+        sends[sources] += np.where(found[step.layer - 1, sources] > 0, 0, SEGMENT_BYTES)
         found[step.layer - 1] += sends
     return found
 

@@ -18,6 +18,7 @@ import attrs
 
 from fsd_core.client.result import left_out
 from fsd_core.common import arguments
+from fsd_core.common.amount import counted
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, FsdError, RunFailed
 from fsd_core.report.figures import FIGURES, Figure, Measured
@@ -43,7 +44,7 @@ class Case:
     workers: int
 
     def __str__(self) -> str:
-        return f"{self.provider}, {self.channel}, {self.workers} worker{'s' if self.workers > 1 else ''}"
+        return f"{self.provider}, {self.channel}, {counted(self.workers, 'worker')}"
 
 
 @attrs.define
@@ -110,7 +111,7 @@ class Comparison:
         for figure, most, more, unit in ((FIGURES[0], "Fastest", "faster", "s"), (FIGURES[-1], "Cheapest", "cheaper", "USD for 1000 runs")):
             best = _best(ran, figure)
             value, case = spread(figure, best)[0], best.case
-            words = f"{most}: {case.provider} ({case.channel}, {case.workers} worker{'s' * (case.workers > 1)}) with {value:.3g} {unit}"
+            words = f"{most}: {case.provider} ({case.channel}, {counted(case.workers, 'worker')}) with {value:.3g} {unit}"
             others = [cell for cell in ran if cell.case.provider != case.provider]
             if others:
                 other = _best(others, figure)
@@ -120,7 +121,7 @@ class Comparison:
         times = sorted({self._times(cell) for cell in ran})
         prices = sorted({f"{cell.runs[0].bill.tariff.name} ({cell.runs[0].bill.tariff.as_of})" for cell in ran})
         runs = min(len(cell.runs) for cell in ran)
-        return f"{'. '.join(found)}. Medians of {runs} run{'s' * (runs > 1)}; times: {', '.join(times)}; prices: {', '.join(prices)}."
+        return f"{'. '.join(found)}. Medians of {counted(runs, 'run')}; times: {', '.join(times)}; prices: {', '.join(prices)}."
 
     def _times(self, cell: Cell) -> str:
         """Where the times of a cell come from."""
