@@ -23,7 +23,7 @@ from fsd_core.model.activation import activate
 from fsd_core.partition.stages import DENSE_SHARE, WORK_S
 from fsd_core.plan.split import EMPTY_BYTES
 
-__all__ = ["BUDGET_S", "Facts", "described", "learn"]
+__all__ = ["BUDGET_S", "DENSE_BYTES", "Facts", "described", "fewer", "learn", "order"]
 
 BUDGET_S = 0.5  # seconds that `learn` computes
 FIRST_SAMPLES = 64  # of the first pass, which shows how many samples the time allows
@@ -67,9 +67,9 @@ class Facts:
         if block is None:
             width = int(self.widths[number]) if rows is None else len(rows)
             return EMPTY_BYTES + width * float(self.live[number]) * self._dense_bytes
-        fewer = block if most is None else _fewer(block, most)
-        share = float(self.shares[number]) * (len(fewer.live) / len(block.live) if len(block.live) else 1.0)
-        size = len(encode(fewer if rows is None else fewer.take(rows)))
+        some = block if most is None else fewer(block, most)
+        share = float(self.shares[number]) * (len(some.live) / len(block.live) if len(block.live) else 1.0)
+        size = len(encode(some if rows is None else some.take(rows)))
         return EMPTY_BYTES + max(0, size - EMPTY_BYTES) / share
 
     @cached_property
@@ -200,15 +200,21 @@ def _ready(layer: Layer) -> Weights | Fused:
 
 def _kept(block: Block, layers: int) -> Block:
     """The block with fewer live samples if all layers together would take too much memory."""
-    return _fewer(block, max(1, KEPT_VALUES // (layers + 1) // max(1, block.rows)))
+    return fewer(block, max(1, KEPT_VALUES // (layers + 1) // max(1, block.rows)))
 
 
-def _fewer(block: Block, columns: int) -> Block:
-    """The block with at most so many live samples, spread over all."""
+def fewer(block: Block, columns: int) -> Block:
+    """The block with the first ``columns`` of its live samples by `order`, if it has more: blocks of several layers have the same ones."""
     if columns >= len(block.live):
         return block
-    chosen = np.arange(columns) * len(block.live) // columns
+    chosen = np.sort(np.argpartition(order(block.live), columns)[:columns])
     return Block(np.ascontiguousarray(block.values[:, np.concatenate([[0], 1 + chosen])]), block.live[chosen], block.samples)
+
+
+def order(samples: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """A number in [0, 1) for each of these samples: those below any bound are spread over all."""
+    spread: NDArray[np.float64] = (samples.astype(np.uint32) * np.uint32(2654435769)) / 2.0**32
+    return spread
 
 
 def _facts(model: Model, samples: int, found: _Pass) -> Facts:
