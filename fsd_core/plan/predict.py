@@ -19,7 +19,8 @@ from fsd_core.latency import Latency, Table
 from fsd_core.partition import Parallel
 from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
-from fsd_core.plan.ending import collected, recorded
+from fsd_core.plan.ending import recorded
+from fsd_core.plan.following import collected, written_pieces
 from fsd_core.plan.launching import BEGIN_S, launched, prepared
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
@@ -198,10 +199,11 @@ def predict_each(
     flow = simulation.run(_of(begun.ready, shape, some))
     load, compute = (each.reshape(count, replicas).mean(axis=1) for each in (flow.load, flow.compute))
     done, outputs, shared = (each.reshape(count, replicas, shape.parts) for each in (flow.done, flow.outputs, flow.shared))
-    records, heard = recorded(whole, outline, shared, done, outputs, channel=channel, eager=eager, workers=shape.workers)
-    pieces = int((around.output_bytes > 0).sum()) * len(split.batches)
+    tokens = flow.tokens.reshape(count, replicas)[:, 0]
+    records, heard = recorded(whole, outline, shared, done, outputs, tokens, channel=channel, eager=eager, workers=shape.workers)
     output = float(around.output_bytes.sum()) * len(split.batches)
-    ended = collected(whole, begun, outputs, records, pieces, shape.workers, output)
+    pieces = written_pieces(outputs, around.output_bytes > 0, len(split.batches), shape.data)
+    ended = collected(whole, begun, pieces, records, shape.workers, output)
     total = prepare + ended.answer
     launch, written = begun.ready.mean(axis=1), outputs.max(axis=(1, 2))
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
@@ -217,7 +219,8 @@ def predict_each(
         around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     scale = len(split.batches) / split.replica_batches  # the counts of a flow are those of one replica for all its micro-batches
     timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
-    said = (lasted[:, :, None] > np.cumsum(LINES_S)).reshape(count, -1).sum(axis=1) * (shape.data / replicas)
+    working_ranks = records.reshape(-1, shape.parts) - _of(begun.ready, shape, some)
+    said = (working_ranks[:, :, None] > np.cumsum(LINES_S)).reshape(count, -1).sum(axis=1) * (shape.data / replicas)
     timed |= {"object_puts": said, "object_bytes_written": LINES_BYTES * said}
     for more in (heard, {"object_gets": ended.gets, "object_lists": ended.lists}):
         timed |= {name: timed.get(name, 0.0) + counts for name, counts in more.items()}
@@ -225,10 +228,12 @@ def predict_each(
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
         inside = slice(own.start * replicas, own.stop * replicas)
-        meter = _meter(split, simulation, around.counts, {name: counts[own] for name, counts in timed.items()}, float(working[own].mean()))
+        of_runs = {name: _middle(counts[own], len(first.seeds)) for name, counts in timed.items()}
+        meter = _meter(split, simulation, around.counts, of_runs, float(working[own].mean()))
         typical = _typical(lasted[inside].reshape(runs, replicas, -1), _of(begun.starts, shape, some)[inside].reshape(runs, replicas, -1))
         usd, by_service = _bill(platform, meter, *typical, shape.data, float(total[own].mean()))
-        median, high = np.quantile(total[own], [0.5, 0.95])
+        median = _middle(total[own], len(first.seeds))
+        high = max(median, float(np.quantile(total[own], 0.95)))
         found.append(
             Prediction(
                 provider=platform.provider,
@@ -237,7 +242,7 @@ def predict_each(
                 micro_batches=len(split.batches),
                 memory_mb=platform.memory_mb,
                 cold=platform.cold,
-                seconds={"p50": float(median), "p95": float(high)},
+                seconds={"p50": median, "p95": high},
                 parts={name: float(parts[name][own].mean()) for name in PARTS},
                 meter=meter,
                 bytes_by_rank=bytes_by_rank,
@@ -269,7 +274,7 @@ def _meter(
     split: Split,
     simulation: Simulation,
     around: Counter[str],
-    timed: Mapping[str, NDArray[np.float64]],
+    timed: Mapping[str, float],
     working_s: float,
 ) -> dict[str, int]:
     found = dict.fromkeys(FIELDS, 0.0) | {name: float(count) for name, count in around.items()}
@@ -278,11 +283,19 @@ def _meter(
         for name, count in each.counts.items():
             found[name] += count * each.step.weight * scale
     for name, counts in timed.items():
-        found[name] += float(np.median(counts))
+        found[name] += counts
     reports = min(REPORTS, int(working_s / INTERVAL_S))  # of progress, by one rank
     found["object_puts"] += reports
     found["object_bytes_written"] += REPORT_BYTES * reports
     return {name: round(value) for name, value in found.items()}
+
+
+def _middle(values: NDArray[np.float64], seeds: int) -> float:
+    """The median of some runs (runs,). Of runs with several ``seeds`` in turns, the median of one run of each: the mean of such medians."""
+    several = max(1, seeds)
+    if several == 1 or len(values) < several:
+        return float(np.median(values))
+    return float(np.median(values[: len(values) // several * several].reshape(-1, several), axis=1).mean())
 
 
 def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:

@@ -60,6 +60,7 @@ class Flow:
     load: Array  # (runs,) mean over the ranks
     compute: Array  # (runs,)
     counts: dict[str, Array]  # (runs,): receives, acks and gets of the exchanges, of all ranks
+    tokens: Array  # (runs,): messages that the first rank acknowledges only when all is done
 
 
 class Simulation:
@@ -132,6 +133,7 @@ class Simulation:
         if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
             step = free[last_writer].max(axis=1) - earlier[last_writer].max(axis=1)
             free = [each + ((batches - some) * step)[:, None] for each in free]
+        tokens = self.inboxes[0].tokens[:, 0]
         for inbox in self.inboxes:
             inbox.finish()
         self.cpu_used *= batches / some
@@ -140,7 +142,7 @@ class Simulation:
         counts["object_gets"] = counts["object_gets"] + self._looks(loaded)
         done = np.concatenate([self._sent(stage, each) for stage, each in enumerate(free)], axis=1)
         shared = np.concatenate(self.shared, axis=1)
-        return Flow(done, self._outputs(done, shared), shared, load, self.cpu_used / (tensor * len(stages)), counts)
+        return Flow(done, self._outputs(done, shared), shared, load, self.cpu_used / (tensor * len(stages)), counts, tokens)
 
     def _sent(self, stage: int, free: Array) -> Array:
         """When what the ranks of a stage send last is accepted."""
