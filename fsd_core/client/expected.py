@@ -46,8 +46,8 @@ class Expectation:
     home: Path
 
     def found(self, cut: Cut, staged: Mapping[str, int]) -> dict[str, Any] | None:
-        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, and kept (bytes that each rank of a replica keeps of what
-        it sent); `None` if there is none in time.
+        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, kept (bytes that each rank of a replica keeps of what it
+        sent), and live (as in `Split`); `None` if there is none in time.
 
         ``staged``: what the client requested to stage weights and inputs. It is added, because a prediction takes them as staged.
         """
@@ -90,7 +90,7 @@ class Expectation:
             options: dict[str, Any] = {"objective": self.objective, "branching": self.branching, "recovery": self.recovery}
             found = predict(split, platform, self.channel, keep=keep, most_batches=BATCHES, **options)
             figures = {"seconds": dict(found.seconds), "parts": dict(found.parts), "meter": dict(found.meter), "usd": found.usd}
-            return figures | {"kept": found.kept_by_rank.astype(int).tolist()}
+            return figures | {"kept": found.kept_by_rank.astype(int).tolist(), "live": split.live}
 
         about = (
             work.shards().digest,

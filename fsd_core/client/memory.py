@@ -24,13 +24,20 @@ def streaming(cut: Cut, replicas: int) -> tuple[int, str]:
 
 
 def figures(
-    cut: Cut, kept: Sequence[int], limits: InvokeLimits, replicas: int, ranks: Sequence[dict[str, Any]], peak_bytes: int
+    cut: Cut,
+    needs: Sequence[int],
+    kept: Sequence[int],
+    limits: InvokeLimits,
+    ranks: Sequence[dict[str, Any]],
+    peak_bytes: int,
+    replicas: int,
 ) -> dict[str, int]:
     """The ``memory`` of a result. Puts into the record of each rank what was predicted for it.
 
-    ``kept``: bytes that each rank of a replica was expected to keep of what it sent, within its budget; empty where nobody knows.
+    ``needs``: bytes that each rank of a replica was expected to need; ``kept``: bytes that it was expected to keep of what it sent, within
+    its budget; empty where nobody knows.
     """
-    predicted = [rank.bytes + more for rank, more in zip(cut.ranks, kept or [0] * len(cut.ranks), strict=True)]
+    predicted = [need + more for need, more in zip(needs, kept or [0] * len(needs), strict=True)]
     for record in ranks:
         record["predicted_bytes"] = predicted[record["rank"] % len(predicted)]
     found = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": max(predicted), "streamed": streaming(cut, replicas)[0]}

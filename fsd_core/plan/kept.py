@@ -21,7 +21,7 @@ from fsd_core.errors import InputError
 __all__ = ["digest", "input_digest", "remembered"]
 
 MOST_FILES, MOST_BYTES = 64, 32 << 20
-VERSION = 3  # of the content: another version is another digest
+VERSION = 4  # of the content: another version is another digest
 
 
 def digest(*parts: object) -> str:
