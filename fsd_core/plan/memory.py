@@ -191,7 +191,8 @@ class RankSizes:
         peak = int(max(computing.max(), waiting))
         if keep:
             peak = max(peak, int(ready.sum() + active.max()))
-        peak += int((away * lane).mean())  # what arrives for each layer is put between what is still in use, and leaves gaps in the heap
+        # What arrives for a layer is put between what is in use, and leaves gaps in the heap: about the mean of the layers.
+        peak += int((away * lane)[1:].sum() / len(self.layers))
         last = self.layers[-1]
         outputs = int(lane[-1] * last.held) * (batches - 1) if last.is_output else 0  # encoded, until the last one is there
         return RankMemory(limits.process_bytes + HEAD_BYTES + outputs + peak + min(HEAP_BYTES, peak // 2), keep, ahead)
