@@ -18,6 +18,7 @@ from fsd_core import Result, run
 from fsd_core.channel.kept import KEPT_BYTES
 from fsd_core.client import expected
 from fsd_core.client.job import Progress
+from fsd_core.client.rows import rows_work
 from fsd_core.driver import Code, InvokeLimits
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.model import Csr, Model, radixnet
@@ -152,6 +153,38 @@ def test_a_rank_that_waits_for_an_earlier_stage_loads_all_that_fits_meanwhile() 
     assert small is not None
     assert READS < small.ahead < less.ahead
     assert small.bytes <= two + 30 * MB
+
+
+def test_what_is_predicted_for_a_run_knows_the_live_samples_and_its_cut_does_not(tmp_path: Path) -> None:
+    model, inputs = radixnet(1024, 4), open_inputs("random:2000:0.2:1", 1024)
+    live = [1.0, 0.5, 0.1, 0.02, 0.02]
+    for parallel in (Parallel(1, 1, 2), Parallel(1, 2, 1)):
+        work = rows_work(model, inputs, parallel, None, "block", 0, tmp_path, lambda *_: None)
+        cut = work.batches(LIMITS.__class__(1, None, 2048 * MB, None, "", "", process_bytes=34 * MB), "local")
+        bound, told, unknown = [rank.bytes for rank in cut.ranks], work.needs(cut, LIMITS, live), work.needs(cut, LIMITS, None)
+        assert unknown == bound
+        assert work.needs(cut, LIMITS, [1.0] * 5) == bound
+        if parallel.tensor > 1:
+            assert all(34 * MB < mine < most - 2 * MB for mine, most in zip(told, bound, strict=True))
+        else:  # a sample was computed to find the stages: the run is cut by it
+            assert told == bound
+
+
+def test_what_arrives_in_later_layers_counts_as_gaps_of_the_heap() -> None:
+    sizes = [LayerSizes(256, 256, 768, 8192, number=number, sends=768, largest=256) for number in range(1, 11)]
+    many, one = (
+        RankSizes(tuple(sizes)).predicted(1000, LIMITS, keep=False, live=[1.0] * more + [0.0] * (10 - more)).bytes for more in (10, 1)
+    )
+    assert many - one == pytest.approx(0.9 * 768 * 4 * 1000, rel=0.01)
+
+
+def test_requests_under_way_have_their_bytes_and_all_but_one_of_them_their_weights() -> None:
+    layers = RankSizes(tuple(LayerSizes(16384, 16384, 0, 524_288, number=number) for number in range(1, 61)))
+    ready, stored = layers.layers[0].ready_bytes, layers.layers[0].stored_bytes
+    none, one, two, four = (layers.predicted(1, LIMITS, keep=False, ahead=ahead).bytes for ahead in (0, 1, 2, 4))
+    assert two - one == pytest.approx(stored, rel=0.01)
+    assert four - two == 2 * ready
+    assert one - none < ready + stored  # the only request under way is for the layer that is made
 
 
 def test_smaller_micro_batches_leave_room_for_the_weights() -> None:

@@ -83,6 +83,15 @@ def test_facts_count_live_samples_and_name_their_error(model: Model, facts: Fact
     assert (some.work_s > 0).all()  # also of layers that were not reached
 
 
+def test_live_samples_are_followed_through_layers_that_the_time_does_not_reach(model: Model) -> None:
+    x = open_inputs("random:12:0.02:1", model.inputs).toarray().T
+    whole, short = facts_module._pass(model, x, math.inf), facts_module._pass(model, x, 0.0)
+    assert (whole.reached, short.reached) == (6, 1)
+    assert short.live[0] > whole.live[-1]
+    facts_module._onward(model, short, math.inf)
+    assert [*short.live, *short.later] == whole.live  # 12 samples are so few that all of them go on
+
+
 class Clock:
     """Processor time that passes by a second with each look, and as `forward` says: 100 seconds for a tile."""
 

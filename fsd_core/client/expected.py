@@ -59,8 +59,8 @@ class Expectation:
     home: Path
 
     def found(self, cut: Cut, staged: Mapping[str, int]) -> dict[str, Any] | None:
-        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, and kept (for each rank of a replica, the bytes of sent
-        payloads that it keeps for recovery). `None` if it is not ready after `FORECAST_S`.
+        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, live (as in `Split`), and kept (for each rank of a replica,
+        the bytes of sent payloads that it keeps for recovery). `None` if it is not ready after `FORECAST_S`.
 
         ``staged``: the counts of the client's requests while it staged weights and inputs. `predict` leaves them out, so `found` adds them.
         """
@@ -103,7 +103,7 @@ class Expectation:
             options: dict[str, Any] = {"objective": self.objective, "branching": self.branching, "recovery": self.recovery}
             found = predict(split, platform, self.channel, keep=keep, most_batches=BATCHES, **options)
             figures = {"seconds": dict(found.seconds), "parts": dict(found.parts), "meter": dict(found.meter), "usd": found.usd}
-            return figures | {"kept": found.kept_by_rank.astype(int).tolist()}
+            return figures | {"kept": found.kept_by_rank.astype(int).tolist(), "live": split.live}
 
         about = (
             work.shards().digest,

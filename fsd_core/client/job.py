@@ -366,6 +366,8 @@ class _Run:
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         found = job.expectation.found(self.batches, self.staged)
         kept = [min(self.kept_bytes, size) for size in found.pop("kept")] if found else []
+        limits, parallel = self.invoker.limits, work.parallel
+        needs = work.needs(self.batches, limits, found.pop("live") if found else None)
         result = work.result(
             run=self.run_id,
             output=answer.output,
@@ -373,7 +375,7 @@ class _Run:
             neurons=work.neurons,
             layers=work.layers,
             workers=job.workers,
-            parallel=work.parallel.to_json(),
+            parallel=parallel.to_json(),
             micro_batches=len(self.batches.samples),
             branching=job.branching,
             provider=job.provider.name,
@@ -386,7 +388,7 @@ class _Run:
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
-            memory=memory.figures(self.batches, kept, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
+            memory=memory.figures(self.batches, needs, kept, limits, ranks, peak_bytes, parallel.data),
             recovered=answer.recovered,
             ranks=ranks,
         )

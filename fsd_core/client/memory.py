@@ -24,13 +24,20 @@ def streaming(cut: Cut, replicas: int) -> tuple[int, str]:
 
 
 def figures(
-    cut: Cut, kept: Sequence[int], limits: InvokeLimits, replicas: int, ranks: Sequence[dict[str, Any]], peak_bytes: int
+    cut: Cut,
+    needs: Sequence[int],
+    kept: Sequence[int],
+    limits: InvokeLimits,
+    ranks: Sequence[dict[str, Any]],
+    peak_bytes: int,
+    replicas: int,
 ) -> dict[str, int]:
     """The ``memory`` of a result. Also writes ``predicted_bytes`` into each record of ``ranks``.
 
-    ``kept``: for each rank of a replica, the predicted bytes of sent payloads that it keeps; empty if the run has no prediction.
+    For each rank of a replica: ``needs``, the bytes that it is expected to need; ``kept``, the bytes of sent payloads that it is expected
+    to keep, empty if the run has no prediction.
     """
-    predicted = [rank.bytes + more for rank, more in zip(cut.ranks, kept or [0] * len(cut.ranks), strict=True)]
+    predicted = [need + more for need, more in zip(needs, kept or [0] * len(needs), strict=True)]
     for record in ranks:
         record["predicted_bytes"] = predicted[record["rank"] % len(predicted)]
     found = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": max(predicted), "streamed": streaming(cut, replicas)[0]}

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.client.result import Result
-from fsd_core.client.work import Pieces
+from fsd_core.client.work import Cut, Pieces
 from fsd_core.codec import CODEC, decode, encode
 from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import Block
 from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
-from fsd_core.plan.batches import Batches, cut, plan_batches
+from fsd_core.plan.batches import Batches, plan_batches
+from fsd_core.plan.batches import cut as cut_batches
 from fsd_core.plan.facts import learn
 from fsd_core.plan.memory import RankSizes, layer_sizes
 from fsd_core.plan.row_workload import RowWorkload
@@ -105,7 +106,17 @@ class Rows:
 
     def batches(self, limits: InvokeLimits, provider: str) -> Batches:
         """Cut the samples into micro-batches that fit a function."""
-        return cut(self._sizes, self.samples, self.batch_size, self.parallel, self.wanted, limits, provider)
+        return cut_batches(self._sizes, self.samples, self.batch_size, self.parallel, self.wanted, limits, provider)
+
+    def needs(self, cut: Cut, limits: InvokeLimits, live: Sequence[float] | None) -> list[int]:
+        """The memory that each part is expected to need. ``cut`` counts all samples as live if no sample was computed before the run."""
+        if live is None or self.live is not None:
+            return [rank.bytes for rank in cut.ranks]
+        largest, batches = max(cut.samples), -(-len(cut.samples) // self.parallel.data)
+        return [
+            each.predicted(largest, limits, keep=rank.keep, ahead=rank.ahead, batches=batches, live=live).bytes
+            for each, rank in zip(self._sizes, cut.ranks, strict=True)
+        ]
 
     @cached_property
     def _sizes(self) -> list[RankSizes]:

@@ -14,7 +14,7 @@ import numpy as np
 from fsd_core.client.result import Result
 from fsd_core.client.stage_workload import StageWorkload
 from fsd_core.client.tensors import TensorResult, Tensors, fitted
-from fsd_core.client.work import Pieces
+from fsd_core.client.work import Cut, Pieces
 from fsd_core.codec import decode_tensors, encode_tensors
 from fsd_core.codec.named import DTYPES, FORM
 from fsd_core.driver import InvokeLimits
@@ -132,6 +132,11 @@ class Stages:
             raise InputError(f"[{provider}] memory_mb = {memory >> 20}: {self._too_large(memory, limits)}")
         keep = memory is None or max(self._bytes(max(found), limits, prepack=True)) <= memory
         return StageBatches(found, [RankMemory(each, keep) for each in self._bytes(max(found), limits, prepack=keep)])
+
+    def needs(self, cut: Cut, limits: InvokeLimits, live: Sequence[float] | None) -> list[int]:
+        """The memory that each part is expected to need: what ``cut`` says."""
+        del limits, live  # they change nothing here
+        return [rank.bytes for rank in cut.ranks]
 
     def _too_large(self, memory: int, limits: InvokeLimits) -> str:
         """Why one sample does not fit into this memory, how much memory is missing, and what to change."""

@@ -82,6 +82,12 @@ class Work(Protocol):
     def batches(self, limits: InvokeLimits, provider: str) -> Cut:
         """Cut the samples into micro-batches that fit a function. Raises `InputError` if the memory does not hold one sample."""
 
+    def needs(self, cut: Cut, limits: InvokeLimits, live: Sequence[float] | None) -> list[int]:
+        """The memory that each part is expected to need, in bytes: what ``cut`` says, or less where a prediction knows more.
+
+        ``live``: the share of the samples that are live before each layer, and at the end; `None` if nobody knows.
+        """
+
     @property
     def workload(self) -> Workload:
         """The model and its samples as the planner sees them."""

@@ -28,6 +28,7 @@ __all__ = ["BUDGET_S", "DENSE_BYTES", "Facts", "described", "fewer", "learn", "o
 BUDGET_S = 0.5  # seconds that `learn` computes
 FIRST_SAMPLES = 64  # of the first pass, which shows how many samples the time allows
 FIRST_SHARE = 0.4  # of the time, at most, for the first pass
+ONWARD_SAMPLES = 16  # live ones that go on through the layers that the time does not reach: they show how many samples stay live
 PROBE_SHARE = 0.2  # of the time, to measure the kernel
 KEPT_VALUES = 1 << 26  # activations that are kept, to be encoded: 256 MB
 DENSE_BYTES = 4.0  # of an activation of which nothing is known
@@ -40,7 +41,7 @@ class Facts:
     model: Model | None  # `None`: dense layers of which only the sizes are known
     samples: int  # of the input
     sampled: int  # of them computed here
-    reached: int  # layers through which they were computed; for later ones the last one counts
+    reached: int  # layers through which they were computed; for later ones the last one counts, apart from `live`: see `_onward`
     widths: NDArray[np.int64]  # (layers + 1,) of the input and of each layer
     nonzeros: NDArray[np.int64]
     stored: NDArray[np.int64]  # bytes of the weights and biases in shards
@@ -105,6 +106,7 @@ def learn(model: Model, inputs: Any, budget_s: float = BUDGET_S) -> Facts:
         elif min(by_scipy, samples) > first.count:
             found = _pass(model, _some(inputs, min(by_scipy, samples)), began + 4 * budget_s)
             found = found if found.reached >= first.reached else first
+    _onward(model, found, began + (1 - PROBE_SHARE) * budget_s)
     if not found.probes:
         _probe(model, found, budget_s * PROBE_SHARE)
     return _facts(model, samples, found)
@@ -140,6 +142,7 @@ class _Pass:
 
     count: int
     live: list[int] = attrs.field(factory=list)
+    later: list[float] = attrs.field(factory=list)  # live samples after the layers that were not reached, as some of them show
     layer_s: list[float] = attrs.field(factory=list)  # by scipy and numpy
     blocks: list[Block] = attrs.field(factory=list)
     probes: list[tuple[int, float, float]] = attrs.field(factory=list)  # layer, seconds to prepare, seconds to compute: by the kernel
@@ -171,10 +174,8 @@ def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
     for number, layer in enumerate(model.layers):
         if number and time.monotonic() > until:
             break
-        matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
         began = time.process_time()
-        z = np.asarray(matrix @ block.values)
-        block = Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
+        block = _computed(layer, block)
         found.layer_s.append(time.process_time() - began)
         found.add(block, len(model.layers))
     return found
@@ -207,6 +208,24 @@ def _forward(layer: Layer, block: Block) -> tuple[Block, float, float]:
     prepared = time.process_time()
     made = ready.forward(block)
     return made, prepared - began, time.process_time() - prepared
+
+
+def _onward(model: Model, found: _Pass, until: float) -> None:
+    """Send some live samples through the layers that the pass did not reach, until the monotonic time ``until``."""
+    block = fewer(found.blocks[-1], ONWARD_SAMPLES)
+    each = found.live[-1] / max(1, len(block.live))
+    for layer in model.layers[found.reached :]:
+        if time.monotonic() > until:
+            return
+        block = _computed(layer, block)
+        found.later.append(each * len(block.live))
+
+
+def _computed(layer: Layer, block: Block) -> Block:
+    """The block after a layer, by scipy."""
+    matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
+    z = np.asarray(matrix @ block.values)
+    return Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
 
 
 def _probe(model: Model, found: _Pass, budget_s: float) -> None:
@@ -267,8 +286,8 @@ def _facts(model: Model, samples: int, found: _Pass) -> Facts:
     sparse = np.array([isinstance(layer.weights, Csr) for layer in layers])
     # In a shard: indices and values, and two arrays of row starts (own and received columns); or the dense values. And biases.
     stored = np.where(sparse, 8 * nonzeros + 16 * rows, 4 * nonzeros) + 4 * rows
-    more = len(layers) - reached
-    live = np.concatenate([np.array(found.live, np.float64) * scale, np.full(more, found.live[-1] * scale)])
+    live = np.array([*found.live, *found.later], np.float64) * scale
+    live = np.concatenate([live, np.full(len(layers) + 1 - len(live), live[-1])])
     # Later layers cost what the last one costs.
     work_s = np.empty(len(layers))
     ready_s, computed_s = _by_kernel(model, found)

@@ -170,6 +170,7 @@ def _split(
         reads=tuple(_reads(each[each > 0].tolist()) for each in segments.T),
         input_bytes=_encoded(facts.whole[0], inputs / float(facts.widths[0])),
         output_bytes=_encoded(facts.whole[1], last / max(1.0, float(last.sum()))),
+        live=tuple((facts.live / facts.samples).tolist()),
         error=facts.error,
         notes=tuple(_notes(facts, exact=exact or parallel.tensor == 1)),
         rows=rows,
