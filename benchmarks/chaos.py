@@ -14,6 +14,7 @@ start an interpreter for each run would take half of the processors' time.
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import random
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,11 +98,12 @@ class Summary:
 
 
 class Chaos:
-    """The runs, all in one app below ``folder``."""
+    """The runs, in apps below ``folder``."""
 
     def __init__(self, folder: str) -> None:
+        self._folder, self._lanes = folder, itertools.count()
+        self._lane = threading.local()  # each thread has an app, so that the slots of one suffice
         self._options = {
-            "settings": {"root": f"{folder}/root", "lease_s": 2.0},
             "home": folder,
             "partition": "block",
             "timeout": DEADLINE_S,
@@ -151,7 +154,9 @@ class Chaos:
         return seed, ended, time.monotonic() - began
 
     def _start(self, split: dict[str, int], **more: Any) -> Result:
-        return run(self._model, self._inputs, **(self._options | split | more))
+        if not hasattr(self._lane, "settings"):
+            self._lane.settings = {"root": f"{self._folder}/root{next(self._lanes)}", "lease_s": 2.0}
+        return run(self._model, self._inputs, settings=self._lane.settings, **(self._options | split | more))
 
     def _right(self, result: Result, split: dict[str, int]) -> bool:
         """Whether the output has the bits of the run without faults."""
