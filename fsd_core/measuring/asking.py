@@ -105,7 +105,7 @@ class Estimate:
             f"{counts['object_bytes_written'] / 1e6:.0f} MB, {counts['invocations']:.0f} functions for "
             f"{sum(seconds for seconds, _ in self.usage.functions):.0f} s together"
         )
-        cost = "the cost is not known, for lack of a tariff" if self.usd is None else f"{self.usd:.4f} USD by the tariff {self.tariff}"
+        cost = "no tariff is known, so the cost is not known" if self.usd is None else f"{self.usd:.4f} USD by the tariff {self.tariff}"
         where = f"an emulator, which bills nothing; the cloud would bill {cost}" if emulator and self.usd is not None else cost
         return f"{provider}: will request at most about {what}: {where}"
 
