@@ -145,7 +145,7 @@ resource "aws_sns_topic" "topic" {
   name              = "${local.prefix}-${each.key}"
   kms_master_key_id = var.kms_key
   policy = jsonencode({
-    Version = "2012-10-17"
+    Version   = "2012-10-17"
     Statement = [merge(local.only_tls, { Action = ["sns:Publish"], Resource = "${local.sns}:${local.prefix}-${each.key}" })]
   })
 }
@@ -166,7 +166,8 @@ resource "aws_sqs_queue" "rank" {
       Resource  = "${local.sqs}:${local.prefix}-${each.key}"
       Condition = { ArnLike = { "aws:SourceArn" = "${local.sns}:${local.prefix}-${each.value.slot}-t*" } }
       },
-      merge(local.only_tls, { Action = ["sqs:*"], Resource = "${local.sqs}:${local.prefix}-${each.key}" })]
+      merge(local.only_tls, { Action = ["sqs:*"], Resource = "${local.sqs}:${local.prefix}-${each.key}" }),
+    ]
   })
 }
 
@@ -186,7 +187,8 @@ resource "aws_sqs_queue" "dead" {
       Resource  = "${local.sqs}:${local.prefix}-dead"
       Condition = { ArnLike = { "aws:SourceArn" = "${local.sns}:${local.prefix}-*" } }
       },
-      merge(local.only_tls, { Action = ["sqs:*"], Resource = "${local.sqs}:${local.prefix}-dead" })]
+      merge(local.only_tls, { Action = ["sqs:*"], Resource = "${local.sqs}:${local.prefix}-dead" }),
+    ]
   })
 }
 
@@ -197,7 +199,7 @@ resource "aws_sqs_queue" "failed" {
   kms_master_key_id         = var.kms_key
   sqs_managed_sse_enabled   = var.kms_key == null ? true : null
   policy = jsonencode({
-    Version = "2012-10-17"
+    Version   = "2012-10-17"
     Statement = [merge(local.only_tls, { Action = ["sqs:*"], Resource = "${local.sqs}:${local.prefix}-failed" })]
   })
 }
@@ -231,7 +233,7 @@ resource "aws_s3_bucket_policy" "objects" {
   bucket     = aws_s3_bucket.objects.id
   depends_on = [aws_s3_bucket_public_access_block.objects]
   policy = jsonencode({
-    Version = "2012-10-17"
+    Version   = "2012-10-17"
     Statement = [merge(local.only_tls, { Action = ["s3:*"], Resource = [aws_s3_bucket.objects.arn, "${aws_s3_bucket.objects.arn}/*"] })]
   })
 }
