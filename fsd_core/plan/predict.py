@@ -246,7 +246,7 @@ def predict_each(
                 usd=usd,
                 usd_by_service=by_service,
                 error=split.error,
-                notes=[*split.notes, *_notes(platform)],
+                notes=[*split.notes, *_notes(platform, shape.workers)],
             )
         )
     return found
@@ -330,8 +330,11 @@ def _bill(
     return made.total_usd, {name: sum(line.usd for line in lines) for name, lines in made.by_service.items()}
 
 
-def _notes(platform: Platform) -> list[str]:
+def _notes(platform: Platform, workers: int) -> list[str]:
     found = []
+    table = platform.table
+    if workers > 1 and platform.outline.caveat and table is not None and table.name == platform.provider and table.measured is None:
+        found.append(platform.outline.caveat)
     if platform.table is not None and platform.table.measured is not None:
         measured = platform.table.measured
         where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")

@@ -25,6 +25,7 @@ class Outline:
     - ``cores``: the processor cores of a function with so many MiB.
     - ``route_ranks``: how many ranks, one after another, one publish can reach; `None`: all. See `fsd_core.driver.MessageDriver.route`.
     - ``direct``: the limits of drivers that were made with ``direct``, of which one publish reaches one rank; `None`: there is one way.
+    - ``caveat``: what of these settings the provider's own table of latencies does not hold for; empty if it holds for all.
     - ``admit``: raises `InputError` if the queues cannot carry so many workers.
     """
 
@@ -35,6 +36,7 @@ class Outline:
     cores: Callable[[int], float] = lambda memory_mb: 1.0
     route_ranks: int | None = None
     direct: MessageLimits | None = None
+    caveat: str = ""
     admit: Callable[[int], None] = _anyone
 
     def route(self, rank: int) -> int:
