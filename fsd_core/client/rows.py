@@ -20,7 +20,6 @@ from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import Block
 from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
 from fsd_core.plan.batches import Batches, cut, plan_batches
-from fsd_core.plan.facts import learn
 from fsd_core.plan.memory import RankSizes, layer_sizes
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.split import Split
@@ -41,14 +40,13 @@ LEARN_S, ENCODE_S = 0.2, 0.2  # for the prediction of a run that has ended: abou
 class Rows:
     """The work on a `Model`; see `fsd_core.client.work.Work`.
 
-    ``rows``: the samples, scipy CSR float32 (samples, inputs). ``partition``: of one replica. ``wanted``: the micro-batches of a replica
-    if the caller gave no ``batch_size``.
+    ``workload``: what the planner asks of the model and its samples. ``partition``: of one replica. ``wanted``: the micro-batches of a
+    replica if the caller gave no ``batch_size``.
     """
 
     engine: ClassVar = "rows"
     result: ClassVar = Result
-    model: Model
-    rows: csr_matrix
+    workload: RowWorkload
     parallel: Parallel
     partition: Partition
     label: str
@@ -56,6 +54,16 @@ class Rows:
     wanted: int
     stage_s: float
     live: NDArray[np.float64] | None  # the share of the samples that are live before each layer, if a sample was computed
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.workload.model
+
+    @property
+    def rows(self) -> csr_matrix:
+        """The samples, scipy CSR float32 (samples, inputs)."""
+        return self.workload.inputs
 
     @property
     def digest(self) -> str:
@@ -93,14 +101,9 @@ class Rows:
         """Which rows travel between which parts."""
         return ExchangePlan(self.model, self.partition)
 
-    @cached_property
-    def workload(self) -> RowWorkload:
-        """What the planner asks of the model and its samples."""
-        return RowWorkload(self.model, self.rows)
-
     def split(self, batches: Sequence[int]) -> Split:
-        """What the parts load, compute and send. Computes some samples here."""
-        facts = learn(self.model, self.rows, LEARN_S)
+        """What the parts load, compute and send. Computes some samples here, if the planner has not."""
+        facts = self.workload.learned(LEARN_S)
         return of_partition(facts, self.partition, self.plan, self.parallel, batches, ENCODE_S)
 
     def batches(self, limits: InvokeLimits, provider: str) -> Batches:
@@ -140,8 +143,7 @@ class Rows:
 
 
 def rows_work(
-    model: Model,
-    rows: csr_matrix,
+    workload: RowWorkload,
     parallel: Parallel,
     batch_size: int | None,
     partition: str | os.PathLike[str] | Partition,
@@ -149,16 +151,16 @@ def rows_work(
     home: Path,
     progress: Callable[[int, int], None],
 ) -> Rows:
-    """The work of a `Model` on samples, with the partition that is given, kept below ``home``, or computed here.
+    """The work of a `Model` on samples, those of ``workload``, with the partition that is given, kept below ``home``, or computed here.
 
     ``progress`` is called with the layers that are partitioned and all of them. Raises `InputError` if the model cannot be split so.
     """
-    wanted, costs = plan_batches(model, rows, batch_size, parallel)
+    model = workload.model
+    wanted, costs = plan_batches(model, workload.inputs, batch_size, parallel)
     parts, label = find_partition(partition, model, parallel.parts, seed, home, progress, stages=parallel.pipeline, costs=costs)
     stage_s = costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0
     return Rows(
-        model=model,
-        rows=rows,
+        workload=workload,
         parallel=parallel,
         partition=parts,
         label=label,
