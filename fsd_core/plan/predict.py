@@ -290,7 +290,7 @@ def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
     sent = np.zeros(split.parallel.parts)
     for each in simulation.exchanges.values() if simulation.channel != "object" else ():
         queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
-        np.add.at(sent, each.step.sources, queued)
+        sent += np.bincount(each.step.sources, queued, len(sent))
     return sent
 
 
@@ -298,8 +298,7 @@ def _bytes_by_rank(split: Split) -> NDArray[np.float64]:
     found = np.zeros(split.parallel.parts)
     for step in split.steps:
         payloads = step.payloads(split.share) * step.weight * split.replica_batches
-        np.add.at(found, step.sources, payloads)
-        np.add.at(found, step.targets, payloads)
+        found += np.bincount(step.sources, payloads, len(found)) + np.bincount(step.targets, payloads, len(found))
     return found
 
 
