@@ -30,6 +30,7 @@ from fsd_core.partition import Parallel
 from fsd_core.plan.facts import Facts, learn
 from fsd_core.plan.places import Place, place
 from fsd_core.plan.predict import Platform, Prediction, predict
+from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.split import Split
 from fsd_core.plan.traffic import of_partition
 from graphchallenge import load as challenge
@@ -74,7 +75,7 @@ class RowModel:
 
     def work(self, shape: Parallel, home: Path) -> Rows:
         """The work of a run with this split. Raises `InputError` if the model cannot be split in this way."""
-        return rows_work(self.model, self.inputs, shape, None, self.method, 0, home, lambda *_: None)
+        return rows_work(RowWorkload(self.model, self.inputs), shape, None, self.method, 0, home, lambda *_: None)
 
     def split(self, work: Rows, batches: Sequence[int]) -> Split:
         """What the parts load, compute and send."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 import fsd_core
 import fsd_core.plan.batches
+import fsd_core.plan.places
 from fsd_core import ExchangePlan, InputError, Layer, Model
 from fsd_core.cli.main import main
 from fsd_core.client import collect, follow
@@ -31,14 +33,14 @@ from fsd_core.plan import facts as facts_module
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.facts import Facts, described, learn
-from fsd_core.plan.making import Plan
+from fsd_core.plan.making import Plan, nothing
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.predict import PARTS, Platform, Prediction, predict
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Step
 from fsd_core.plan.traffic import Estimator, of_partition
-from fsd_core.plan.ways import Place
+from fsd_core.plan.ways import Given, Place
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
 from fsd_core.worker import rank
@@ -443,7 +445,9 @@ def test_what_cannot_be_is_shown_with_its_reason(facts: Facts) -> None:
 
 
 def test_nothing_possible_is_an_error_with_the_nearest(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"deadline 0\.1: the fastest way, .* takes .* s \(p95\): expected"):
+    with pytest.raises(
+        InputError, match=r"deadline 0\.1: the fastest way, .* takes .* s \(p95\), most of it to start functions: expected at least"
+    ):
         fsd_core.make_plan(model, "random:10", providers=["aws"], deadline=0.1)
     with pytest.raises(InputError, match=r"budget 1e-09: the cheapest way, .* costs .* USD: expected"):
         fsd_core.make_plan(model, "random:10", providers=["aws"], budget=1e-9)
@@ -452,6 +456,20 @@ def test_nothing_possible_is_an_error_with_the_nearest(model: Model, monkeypatch
         fsd_core.make_plan(dense(2, 3000, 3000), "random:8", providers=["local"], settings={"local": {"memory_mb": 64}})
     with pytest.raises(InputError, match="providers: 'amazon' is not installed"):
         fsd_core.make_plan(model, "random:10", providers=["amazon"])
+
+
+def test_the_nearest_ways_to_both_limits_meet_one_of_them(plan: Plan) -> None:
+    made = plan.choice.prediction
+    assert made is not None
+    fast, cheap = (
+        attrs.evolve(plan.choice, prediction=attrs.evolve(made, seconds={"p50": seconds, "p95": seconds}, usd=usd), why="misses a limit")
+        for seconds, usd in ((1.0, 2.0), (10.0, 1.0))
+    )
+    line = nothing("mine", [fast, cheap], Wishes(deadline=5.0, budget=1.5))
+    assert re.search(r"^deadline 5: the fastest way within the budget, .*, takes 10 s \(p95\), .*: expected at least 10;", line), line
+    assert re.search(r"; budget 1\.5: the cheapest way within the deadline, .*, costs 2 USD: expected at least that$", line), line
+    assert "within" not in nothing("mine", [fast, cheap], Wishes(deadline=0.5, budget=0.5))
+    assert nothing("mine", [fast, cheap], Wishes(deadline=0.5, budget=5.0)).count("expected") == 1
 
 
 def test_the_command_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -472,6 +490,14 @@ def test_the_command_refuses_one_file_for_both(tmp_path: Path, monkeypatch: pyte
     assert main([*words, "--write", "page.html", "--report", str(tmp_path / "page.html")]) == 2
     assert "page.html: --write names the same file: expected two files" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_by_pulls_says_that_its_table_is_for_streams() -> None:
+    for receive, said in (("pull", True), ("stream", False)):
+        where = fsd_core.plan.places.place("gcp", {"receive": receive})
+        found = compare(RowWorkload.of(described([64, 64], 8)), [where], Wishes(), given=Given(split=Parallel(tensor=2)), colds=[True])
+        notes = {note for each in found if each.prediction for note in each.prediction.notes}
+        assert any("open stream" in note for note in notes) == said
 
 
 def test_a_candidate_without_a_prediction_has_the_same_keys(plan: Plan) -> None:

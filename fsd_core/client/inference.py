@@ -176,9 +176,9 @@ def run(
         network, samples = opened.model, opened.inputs
         found = _of_partition(None if isinstance(split, Parallel) else split, checked(partition), network)
         split = split if isinstance(split, Parallel) else found
-        workload = RowWorkload(network, samples)
+        workload = rows = RowWorkload(network, samples)
         partitioned = partial(_partitioned, report)
-        work_of = lambda shape: rows_work(network, samples, shape, batch_size, partition, seed, folder, partitioned)  # noqa: E731
+        work_of = lambda shape: rows_work(rows, shape, batch_size, partition, seed, folder, partitioned)  # noqa: E731
     if outline is not None and split is not None:
         _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
     if not isinstance(split, Parallel):

@@ -21,7 +21,6 @@ from fsd_core.kernel import Block
 from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
 from fsd_core.plan.batches import Batches, plan_batches
 from fsd_core.plan.batches import cut as cut_batches
-from fsd_core.plan.facts import learn
 from fsd_core.plan.memory import RankSizes, layer_sizes
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.split import Split
@@ -42,14 +41,13 @@ LEARN_S, ENCODE_S = 0.2, 0.2  # for the prediction of a run that has ended: abou
 class Rows:
     """The work on a `Model`; see `fsd_core.client.work.Work`.
 
-    ``rows``: the samples, scipy CSR float32 (samples, inputs). ``partition``: the partition of one replica. ``wanted``: how many
+    ``workload``: the model and its samples as the planner sees them. ``partition``: the partition of one replica. ``wanted``: how many
     micro-batches a replica should have if the caller gave no ``batch_size``.
     """
 
     engine: ClassVar = "rows"
     result: ClassVar = Result
-    model: Model
-    rows: csr_matrix
+    workload: RowWorkload
     parallel: Parallel
     partition: Partition
     label: str
@@ -57,6 +55,16 @@ class Rows:
     wanted: int
     stage_s: float
     live: NDArray[np.float64] | None  # the share of the samples that are live before each layer, if a sample was computed
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.workload.model
+
+    @property
+    def rows(self) -> csr_matrix:
+        """The samples, scipy CSR float32 (samples, inputs)."""
+        return self.workload.inputs
 
     @property
     def digest(self) -> str:
@@ -94,14 +102,9 @@ class Rows:
         """Which rows travel between which parts."""
         return ExchangePlan(self.model, self.partition)
 
-    @cached_property
-    def workload(self) -> RowWorkload:
-        """The model and its samples as the planner sees them."""
-        return RowWorkload(self.model, self.rows)
-
     def split(self, batches: Sequence[int]) -> Split:
-        """What the parts load, compute and send. Computes some samples on this machine."""
-        facts = learn(self.model, self.rows, LEARN_S)
+        """What the parts load, compute and send. Computes some samples on this machine, if the planner has not."""
+        facts = self.workload.learned(LEARN_S)
         return of_partition(facts, self.partition, self.plan, self.parallel, batches, ENCODE_S)
 
     def batches(self, limits: InvokeLimits, provider: str) -> Batches:
@@ -151,8 +154,7 @@ class Rows:
 
 
 def rows_work(
-    model: Model,
-    rows: csr_matrix,
+    workload: RowWorkload,
     parallel: Parallel,
     batch_size: int | None,
     partition: str | os.PathLike[str] | Partition,
@@ -160,18 +162,18 @@ def rows_work(
     home: Path,
     progress: Callable[[int, int], None],
 ) -> Rows:
-    """The work of a `Model` on samples.
+    """The work of a `Model` on the samples of ``workload``.
 
     ``partition``: a `Partition`, the path of one, or a method; for a method, the partition is read from ``home`` or computed here.
     ``progress`` is called with the number of layers that are partitioned and of all layers. Raises `InputError` if ``parallel`` or
     ``partition`` does not fit the model.
     """
-    wanted, costs = plan_batches(model, rows, batch_size, parallel)
+    model = workload.model
+    wanted, costs = plan_batches(model, workload.inputs, batch_size, parallel)
     parts, label = find_partition(partition, model, parallel.parts, seed, home, progress, stages=parallel.pipeline, costs=costs)
     stage_s = costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0
     return Rows(
-        model=model,
-        rows=rows,
+        workload=workload,
         parallel=parallel,
         partition=parts,
         label=label,

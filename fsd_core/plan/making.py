@@ -126,20 +126,37 @@ def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
             f"{least.needs_bytes / 1e9:.3g} GB, a function has {most / 1e9:.3g} GB{also}: "
             f"expected about {counted(workers, 'worker')} or more"
         )
+    cheap = [each for each in simulated if wishes.budget is None or _usd(each) <= wishes.budget]
+    quick = [each for each in simulated if wishes.deadline is None or _p95(each) <= wishes.deadline]
     words = []
-    if wishes.deadline is not None:
-        near = min(simulated, key=lambda each: each.prediction.seconds["p95"] if each.prediction else math.inf)
-        assert near.prediction is not None
-        best = f"takes {near.prediction.seconds['p95']:.3g} s (p95)"
-        words.append(f"deadline {wishes.deadline:g}: the fastest way, {shape_words(near.parallel)} on {near.provider}, {best}")
-    if wishes.budget is not None:
-        near = min(simulated, key=lambda each: key_of("cost", each))
-        assert near.prediction is not None
-        best = f"costs {near.prediction.usd or 0:.3g} USD"
-        words.append(f"budget {wishes.budget:g}: the cheapest way, {shape_words(near.parallel)} on {near.provider}, {best}")
-    if not words:
-        return f"{name}: there is no possible way to run it: {simulated[0].why}"
-    return f"{'; '.join(words)}: expected limits that at least one way meets"
+    fastest, cheapest = min(cheap or simulated, key=_p95), min(quick or simulated, key=_usd)
+    if wishes.deadline is not None and _p95(fastest) > wishes.deadline:
+        within = " within the budget" if wishes.budget is not None and cheap else ""
+        line = f"deadline {wishes.deadline:g}: the fastest way{within}, {shape_words(fastest.parallel)} on {fastest.provider}, takes "
+        line += (
+            f"{_p95(fastest):.3g} s (p95), most of it to {_longest(fastest)}: expected at least {math.ceil(100 * _p95(fastest)) / 100:g}"
+        )
+        words.append(line)
+    if wishes.budget is not None and _usd(cheapest) > wishes.budget:
+        within = " within the deadline" if wishes.deadline is not None and quick else ""
+        line = f"budget {wishes.budget:g}: the cheapest way{within}, {shape_words(cheapest.parallel)} on {cheapest.provider}, costs "
+        words.append(f"{line}{_usd(cheapest):.3g} USD: expected at least that")
+    return "; ".join(words) or f"{name}: there is no possible way to run it: {simulated[0].why}"
+
+
+def _p95(each: Candidate) -> float:
+    return each.prediction.seconds["p95"] if each.prediction else math.inf
+
+
+def _usd(each: Candidate) -> float:
+    return (each.prediction.usd or 0.0) if each.prediction else math.inf
+
+
+def _longest(each: Candidate) -> str:
+    """What takes most of the time of a run, in words."""
+    parts: Mapping[str, float] = each.prediction.parts if each.prediction else {}
+    words = {"launch": "start functions", "load": "load weights", "compute": "compute", "exchange": "exchange activations"}
+    return words.get(max(parts, key=lambda name: parts[name]), "collect the output")
 
 
 def _servers(ways: Priced, places: Sequence[Place], cold: Sequence[Candidate], runs: float) -> list[dict[str, Any]]:

@@ -251,7 +251,7 @@ def predict_each(
                 usd=usd,
                 usd_by_service=by_service,
                 error=split.error,
-                notes=[*split.notes, *_notes(platform)],
+                notes=[*split.notes, *_notes(platform, shape.workers)],
             )
         )
     return found
@@ -303,7 +303,7 @@ def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
     sent = np.zeros(split.parallel.parts)
     for each in simulation.exchanges.values() if simulation.channel != "object" else ():
         queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
-        np.add.at(sent, each.step.sources, queued)
+        sent += np.bincount(each.step.sources, queued, len(sent))
     return sent
 
 
@@ -311,8 +311,7 @@ def _bytes_by_rank(split: Split) -> NDArray[np.float64]:
     found = np.zeros(split.parallel.parts)
     for step in split.steps:
         payloads = step.payloads(split.share) * step.weight * split.replica_batches
-        np.add.at(found, step.sources, payloads)
-        np.add.at(found, step.targets, payloads)
+        found += np.bincount(step.sources, payloads, len(found)) + np.bincount(step.targets, payloads, len(found))
     return found
 
 
@@ -343,8 +342,11 @@ def _bill(
     return made.total_usd, {name: sum(line.usd for line in lines) for name, lines in made.by_service.items()}
 
 
-def _notes(platform: Platform) -> list[str]:
+def _notes(platform: Platform, workers: int) -> list[str]:
     found = []
+    table = platform.table
+    if workers > 1 and platform.outline.caveat and table is not None and table.name == platform.provider and table.measured is None:
+        found.append(platform.outline.caveat)
     if platform.table is not None and platform.table.measured is not None:
         measured = platform.table.measured
         where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")

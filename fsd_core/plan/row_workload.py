@@ -71,6 +71,10 @@ class RowWorkload:
         """The facts that follow from some samples, which this machine computes."""
         return learn(self.model, self.inputs) if self.known is None else self.known
 
+    def learned(self, budget_s: float) -> Facts:
+        """The facts, if they are computed already; else some that take about so many seconds."""
+        return self.facts if self.known is not None or "facts" in vars(self) else learn(self.model, self.inputs, budget_s)
+
     @cached_property
     def _estimator(self) -> Estimator:
         return Estimator(self.facts)

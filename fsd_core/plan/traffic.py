@@ -305,7 +305,6 @@ class Estimator:
         from_rank = spread(width, tensor) if layer == 0 or model is None else contiguous(work(model.layers[layer - 1]), tensor)
         if model is None or not isinstance((weights := model.layers[layer]).weights, Csr):
             return np.repeat(np.bincount(from_rank, minlength=tensor)[:, None], tensor, axis=1).astype(np.float64)
-        need = needs(weights, contiguous(work(weights), tensor), tensor)
-        moved = np.zeros((tensor, tensor))
-        np.add.at(moved, from_rank, need.astype(np.float64))
-        return moved
+        rows, targets = np.nonzero(needs(weights, contiguous(work(weights), tensor), tensor))
+        pairs = from_rank[rows].astype(np.int64) * tensor + targets
+        return np.bincount(pairs, minlength=tensor * tensor).reshape(tensor, tensor).astype(np.float64)

@@ -26,6 +26,8 @@ class Outline:
     - ``route_ranks``: how many consecutive ranks one publish can reach; `None`: all. See `fsd_core.driver.MessageDriver.route`.
     - ``direct``: the limits of drivers that were made with ``direct``: one publish of these reaches one rank. `None`: the provider has only
       one way to publish.
+    - ``caveat``: in which settings the latencies of the app differ from those in the provider's own table; empty if the table is for these
+      settings.
     - ``admit``: raises `InputError` if the queues cannot serve this number of workers.
     """
 
@@ -36,6 +38,7 @@ class Outline:
     cores: Callable[[int], float] = lambda memory_mb: 1.0
     route_ranks: int | None = None
     direct: MessageLimits | None = None
+    caveat: str = ""
     admit: Callable[[int], None] = _anyone
 
     def route(self, rank: int) -> int:
