@@ -31,7 +31,7 @@ from fsd_core.storage.meter import FIELDS
 from fsd_core.worker.lines import FIRST_S, SLOWEST_S
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
-__all__ = ["PARTS", "Platform", "Prediction", "predict", "predict_each"]
+__all__ = ["PARTS", "Platform", "Prediction", "middle", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
@@ -228,11 +228,11 @@ def predict_each(
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
         inside = slice(own.start * replicas, own.stop * replicas)
-        of_runs = {name: _middle(counts[own], len(first.seeds)) for name, counts in timed.items()}
+        of_runs = {name: middle(counts[own], len(first.seeds)) for name, counts in timed.items()}
         meter = _meter(split, simulation, around.counts, of_runs, float(working[own].mean()))
         typical = _typical(lasted[inside].reshape(runs, replicas, -1), _of(begun.starts, shape, some)[inside].reshape(runs, replicas, -1))
         usd, by_service = _bill(platform, meter, *typical, shape.data, float(total[own].mean()))
-        median = _middle(total[own], len(first.seeds))
+        median = middle(total[own], len(first.seeds))
         high = max(median, float(np.quantile(total[own], 0.95)))
         found.append(
             Prediction(
@@ -290,7 +290,7 @@ def _meter(
     return {name: round(value) for name, value in found.items()}
 
 
-def _middle(values: NDArray[np.float64], seeds: int) -> float:
+def middle(values: NDArray[np.float64], seeds: int) -> float:
     """The median of some runs (runs,). Of runs with several ``seeds`` in turns, the median of one run of each: the mean of such medians."""
     several = max(1, seeds)
     if several == 1 or len(values) < several:
