@@ -145,6 +145,7 @@ class _Pass:
     later: list[float] = attrs.field(factory=list)  # live samples after the layers that were not reached, as some of them show
     layer_s: list[float] = attrs.field(factory=list)  # by scipy and numpy
     blocks: list[Block] = attrs.field(factory=list)
+    left: int = KEPT_VALUES // 2  # values that may be kept beyond those that each layer may have
     probes: list[tuple[int, float, float]] = attrs.field(factory=list)  # layer, seconds to prepare, seconds to compute: by the kernel
 
     @property
@@ -154,7 +155,10 @@ class _Pass:
     def add(self, block: Block, layers: int) -> None:
         """Keep what enters the next layer."""
         self.live.append(len(block.live))
-        self.blocks.append(_kept(block, layers))
+        share = KEPT_VALUES // 2 // (layers + 1) // max(1, block.rows)  # each block has this, and the first ones more, in turns
+        more = max(0, min(len(block.live) - share, self.left // 2 // max(1, block.rows)))
+        self.left -= more * block.rows
+        self.blocks.append(fewer(block, max(1, share + more)))
 
 
 def _some(inputs: Any, count: int) -> NDArray[np.float32]:
@@ -258,11 +262,6 @@ def _ready(layer: Layer) -> Weights | Fused:
     if isinstance(layer.weights, Csr):
         return weights(layer.weights.shape, (layer.weights.indptr, layer.weights.indices, layer.weights.values), None, None, finish)
     return weights(layer.weights.shape, None, layer.weights, None, finish)
-
-
-def _kept(block: Block, layers: int) -> Block:
-    """The block with fewer live samples if all layers together would take too much memory."""
-    return fewer(block, max(1, KEPT_VALUES // (layers + 1) // max(1, block.rows)))
 
 
 def fewer(block: Block, columns: int) -> Block:

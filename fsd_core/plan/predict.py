@@ -31,7 +31,7 @@ from fsd_core.storage.meter import FIELDS
 from fsd_core.worker.lines import FIRST_S, SLOWEST_S
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
-__all__ = ["PARTS", "Platform", "Prediction", "predict", "predict_each"]
+__all__ = ["PARTS", "Platform", "Prediction", "middle", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
@@ -39,7 +39,7 @@ VALUES = 400_000  # about the numbers in one array of the simulation
 # The seconds after which a worker writes its lines, one after the other, as `fsd_core.worker.lines` does, and about their bytes.
 LINES_S, LINES_BYTES = np.minimum(SLOWEST_S, FIRST_S * 2 ** np.arange(14)), 1200
 REPORT_BYTES = 110  # of a report of progress
-HOST_S = 0.3  # until the process that forks the functions of a run on this machine has started
+HOST_S = 0.34  # until the process that forks the functions of a run on this machine has started: 0.32 to 0.47 s, measured
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
 
 
@@ -228,11 +228,11 @@ def predict_each(
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
         inside = slice(own.start * replicas, own.stop * replicas)
-        of_runs = {name: _middle(counts[own], len(first.seeds)) for name, counts in timed.items()}
+        of_runs = {name: middle(counts[own], len(first.seeds)) for name, counts in timed.items()}
         meter = _meter(split, simulation, around.counts, of_runs, float(working[own].mean()))
         typical = _typical(lasted[inside].reshape(runs, replicas, -1), _of(begun.starts, shape, some)[inside].reshape(runs, replicas, -1))
         usd, by_service = _bill(platform, meter, *typical, shape.data, float(total[own].mean()))
-        median = _middle(total[own], len(first.seeds))
+        median = middle(total[own], len(first.seeds))
         high = max(median, float(np.quantile(total[own], 0.95)))
         found.append(
             Prediction(
@@ -290,7 +290,7 @@ def _meter(
     return {name: round(value) for name, value in found.items()}
 
 
-def _middle(values: NDArray[np.float64], seeds: int) -> float:
+def middle(values: NDArray[np.float64], seeds: int) -> float:
     """The median of some runs (runs,). Of runs with several ``seeds`` in turns, the median of one run of each: the mean of such medians."""
     several = max(1, seeds)
     if several == 1 or len(values) < several:
