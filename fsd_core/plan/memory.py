@@ -168,7 +168,7 @@ class RankSizes:
         """
         if not self.layers:
             return RankMemory(limits.process_bytes + HEAD_BYTES, keep, ahead)
-        _, ready, copied, rows, held, away, share = self._table
+        stored, ready, copied, rows, held, away, share = self._table
         if live is not None:
             share = np.array([live[layer.number - 1] for layer in self.layers])
         lane, starts = 4 * (1 + share * samples), self._starts
@@ -181,8 +181,9 @@ class RankSizes:
         reads = np.minimum(READS, furthest - here)
         loading = np.maximum(0, reads * raw.max() - np.where(reads > 1, each[furthest], 0))
         computing = weights + ends[furthest] - ends + active + loading
-        # The rank waits for its first layers, and for all that it does not load ahead.
-        waiting = (weights + raw + (held * lane)[starts])[: 1 if ahead else None].max()
+        # The rank waits for its first layer, whose bytes are joined to those with the head, and for all that it does not load ahead.
+        made = np.concatenate([stored[:1], raw[1:]])
+        waiting = (weights + made + (held * lane)[starts])[: 1 if ahead else None].max()
         waiting += max(0, min(READS, ahead, len(starts)) - 1) * raw.max()
         peak = int(max(computing.max(), waiting))
         if keep:
