@@ -99,9 +99,9 @@ def test_a_worker_over_its_memory_is_ended_and_says_what_to_do(start: Callable[.
 
 def test_a_layer_that_does_not_fit_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    columns = np.sort(rng.permuted(np.tile(np.arange(1024), (1024, 1)), axis=1)[:, :900], axis=1).astype(np.int32)
+    columns = np.sort(rng.permuted(np.tile(np.arange(2048), (1024, 1)), axis=1)[:, :1800], axis=1).astype(np.int32)
     values = rng.standard_normal(columns.size, np.float32)
-    weights = Csr(np.arange(0, columns.size + 1, 900), columns.ravel(), values, (1024, 1024))
+    weights = Csr(np.arange(0, columns.size + 1, 1800), columns.ravel(), values, (1024, 2048))
     layer = radixnet(1024, 1).layers[0]
     wide = Model((type(layer)(weights, layer.bias, "relu", None, False),), "wide")
     settings = {"root": str(tmp_path / "root"), "memory_mb": 64}
@@ -118,7 +118,7 @@ def test_the_smallest_number_of_workers_that_is_named_fits() -> None:
     assert "layer 7 needs" in line
     ranks = int(line.rpartition("tensor_parallel ")[2].split()[0])
     part = LayerSizes(16384 // ranks, 16384 // ranks, 16384, 20_000_000 // ranks)
-    assert cut([RankSizes((part,))], 10, None, Parallel(1, 1, ranks), 1, LIMITS, "local").samples == [10]
+    assert sum(cut([RankSizes((part,))], 10, None, Parallel(1, 1, ranks), 1, LIMITS, "local").samples) == 10
     with pytest.raises(InputError, match="more workers do not help"):
         cut([layers], 10, None, Parallel(), 1, LIMITS.__class__(1, None, 30 * MB, None, "", "", process_bytes=34 * MB), "local")
 

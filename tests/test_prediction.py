@@ -93,7 +93,7 @@ def test_live_samples_are_followed_through_layers_that_the_time_does_not_reach(m
     whole, short = facts_module._pass(model, x, math.inf), facts_module._pass(model, x, 0.0)
     assert (whole.reached, short.reached) == (6, 1)
     assert short.live[0] > whole.live[-1]
-    facts_module._onward(model, short, math.inf)
+    facts_module._onward(model, short)
     assert [*short.live, *short.later] == whole.live  # 12 samples are so few that all of them go on
 
 

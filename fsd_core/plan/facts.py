@@ -29,6 +29,7 @@ BUDGET_S = 0.5  # seconds that `learn` computes
 FIRST_SAMPLES = 64  # of the first pass, which shows how many samples the time allows
 FIRST_SHARE = 0.4  # of the time, at most, for the first pass
 ONWARD_SAMPLES = 16  # live ones that go on through the layers that the time does not reach: they show how many samples stay live
+ONWARD_WORK = 200_000_000  # multiplications with these at most: fewer samples go on through a large model, and none through a huge one
 PROBE_SHARE = 0.2  # of the time, to measure the kernel
 KEPT_VALUES = 1 << 26  # activations that are kept, to be encoded: 256 MB
 DENSE_BYTES = 4.0  # of an activation of which nothing is known
@@ -106,7 +107,7 @@ def learn(model: Model, inputs: Any, budget_s: float = BUDGET_S) -> Facts:
         elif min(by_scipy, samples) > first.count:
             found = _pass(model, _some(inputs, min(by_scipy, samples)), began + 4 * budget_s)
             found = found if found.reached >= first.reached else first
-    _onward(model, found, began + (1 - PROBE_SHARE) * budget_s)
+    _onward(model, found)
     if not found.probes:
         _probe(model, found, budget_s * PROBE_SHARE)
     return _facts(model, samples, found)
@@ -178,8 +179,9 @@ def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
     for number, layer in enumerate(model.layers):
         if number and time.monotonic() > until:
             break
+        matrix = _matrix(layer)
         began = time.process_time()
-        block = _computed(layer, block)
+        block = _computed(layer, matrix, block)
         found.layer_s.append(time.process_time() - began)
         found.add(block, len(model.layers))
     return found
@@ -214,20 +216,26 @@ def _forward(layer: Layer, block: Block) -> tuple[Block, float, float]:
     return made, prepared - began, time.process_time() - prepared
 
 
-def _onward(model: Model, found: _Pass, until: float) -> None:
-    """Send some live samples through the layers that the pass did not reach, until the monotonic time ``until``."""
-    block = fewer(found.blocks[-1], ONWARD_SAMPLES)
+def _onward(model: Model, found: _Pass) -> None:
+    """Send some live samples through the layers that the pass did not reach."""
+    layers = model.layers[found.reached :]
+    count = min(ONWARD_SAMPLES, ONWARD_WORK // max(1, sum(layer.nonzeros for layer in layers)))
+    if not count:
+        return
+    block = fewer(found.blocks[-1], count)
     each = found.live[-1] / max(1, len(block.live))
-    for layer in model.layers[found.reached :]:
-        if time.monotonic() > until:
-            return
-        block = _computed(layer, block)
+    for layer in layers:
+        block = _computed(layer, _matrix(layer), block)
         found.later.append(each * len(block.live))
 
 
-def _computed(layer: Layer, block: Block) -> Block:
-    """The block after a layer, by scipy."""
-    matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
+def _matrix(layer: Layer) -> Any:
+    """The weights of a layer for `_computed`."""
+    return layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
+
+
+def _computed(layer: Layer, matrix: Any, block: Block) -> Block:
+    """The block after a layer, whose weights are ``matrix``."""
     z = np.asarray(matrix @ block.values)
     return Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
 
