@@ -26,6 +26,7 @@ from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import ExchangePlan, Parallel, partition
 from fsd_core.plan.batches import MARGIN, cut
 from fsd_core.plan.memory import LayerSizes, RankMemory, RankSizes, layer_sizes
+from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.protocol.shard import READS, ShardReader, build
 
 MB = 1 << 20
@@ -159,7 +160,7 @@ def test_what_is_predicted_for_a_run_knows_the_live_samples_and_its_cut_does_not
     model, inputs = radixnet(1024, 4), open_inputs("random:2000:0.2:1", 1024)
     live = [1.0, 0.5, 0.1, 0.02, 0.02]
     for parallel in (Parallel(1, 1, 2), Parallel(1, 2, 1)):
-        work = rows_work(model, inputs, parallel, None, "block", 0, tmp_path, lambda *_: None)
+        work = rows_work(RowWorkload(model, inputs), parallel, None, "block", 0, tmp_path, lambda *_: None)
         cut = work.batches(LIMITS.__class__(1, None, 2048 * MB, None, "", "", process_bytes=34 * MB), "local")
         bound, told, unknown = [rank.bytes for rank in cut.ranks], work.needs(cut, LIMITS, live), work.needs(cut, LIMITS, None)
         assert unknown == bound

@@ -37,6 +37,7 @@ def open_model(spec: str | os.PathLike[str], checksums: bool = True) -> Model:
     ``checksums``: compare the content of a folder that fsd made with its checksums, which takes two seconds for a gigabyte. Raises
     InputError if the model does not exist or is malformed.
     """
+    checksums = arguments.yes_or_no("checksums", checksums)
     spec = arguments.folder_or_name("model", spec, "a Model, the path of a model, or radixnet:NEURONS:LAYERS[:SEED]")
     if isinstance(spec, str) and spec.startswith("radixnet:"):
         fields = spec.split(":")[1:]
