@@ -66,11 +66,7 @@ schemas: .venv/all.stamp
 # make bench DATA=FOLDER: with the Graph Challenge's files; what needs them is skipped without.
 bench: .venv/all.stamp
 	$(BIN)/python benchmarks/cold_start.py
-	$(BIN)/python benchmarks/kernel.py $(if $(DATA),--data "$(DATA)")
-	$(BIN)/python benchmarks/codec.py $(if $(DATA),--data "$(DATA)")
-	$(BIN)/python benchmarks/memory.py $(if $(DATA),--data "$(DATA)")
-	$(BIN)/python benchmarks/memory.py --large
-	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/results.py $(if $(DATA),--data "$(DATA)")
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/services.py
 	$(BIN)/python benchmarks/forged.py

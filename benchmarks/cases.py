@@ -1,4 +1,4 @@
-"""The cases of `prediction.py`: models, each split in some ways over some channels, with a prediction and runs of each case."""
+"""The cases of `prediction.py`: a case is a model, a split and a channel, with a prediction and runs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from fsd_core.partition import Parallel
 from fsd_core.plan.facts import Facts, learn
 from fsd_core.plan.places import Place, place
 from fsd_core.plan.predict import Platform, Prediction, predict
+from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.split import Split
 from fsd_core.plan.traffic import of_partition
 from graphchallenge import load as challenge
@@ -43,7 +44,7 @@ SAMPLES = 4  # of an ONNX model
 
 @attrs.frozen(eq=False)
 class RowModel:
-    """A `Model` with its samples. ``budget``: seconds for which some of them are computed for a prediction."""
+    """A `Model` with its samples. ``budget``: the seconds that a prediction may spend on computing some of the samples."""
 
     name: str
     model: Model
@@ -61,7 +62,7 @@ class RowModel:
         return learn(self.model, self.inputs, self.budget)
 
     def ways(self, kinds: Sequence[str], counts: Sequence[int]) -> Iterator[Parallel]:
-        """The splits of so many workers."""
+        """The splits of these ``kinds`` for each number of workers in ``counts``."""
         for count in counts:
             if count == 1:
                 yield Parallel()
@@ -73,15 +74,15 @@ class RowModel:
                     yield Parallel(pipeline=2, tensor=count // 2)
 
     def work(self, shape: Parallel, home: Path) -> Rows:
-        """What a run in this way computes. Raises `InputError` if the model cannot be split so."""
-        return rows_work(self.model, self.inputs, shape, None, self.method, 0, home, lambda *_: None)
+        """The work of a run with this split. Raises `InputError` if the model cannot be split in this way."""
+        return rows_work(RowWorkload(self.model, self.inputs), shape, None, self.method, 0, home, lambda *_: None)
 
     def split(self, work: Rows, batches: Sequence[int]) -> Split:
         """What the parts load, compute and send."""
         return of_partition(self._facts, work.partition, work.plan, work.parallel, batches)
 
     def options(self, work: Rows) -> dict[str, Any]:
-        """The arguments of a run that are of this model."""
+        """The arguments of a run that depend on the kind of model."""
         return {"partition": work.partition}
 
 
@@ -109,7 +110,7 @@ class OnnxModel:
         yield from ONNX_WAYS
 
     def work(self, shape: Parallel, home: Path) -> Stages:
-        """What a run in this way computes. Raises `InputError` if the model cannot be split so."""
+        """The work of a run with this split. Raises `InputError` if the model cannot be split in this way."""
         return self._whole.divided(shape)
 
     def split(self, work: Stages, batches: Sequence[int]) -> Split:
@@ -117,7 +118,7 @@ class OnnxModel:
         return self._whole.workload.split(work, batches)
 
     def options(self, work: Stages) -> dict[str, Any]:
-        """The arguments of a run that are of this model."""
+        """The arguments of a run that depend on the kind of model."""
         return {"engine": "onnx"}
 
 
@@ -149,7 +150,7 @@ def models(options: argparse.Namespace, folder: Path) -> Iterator[RowModel | Onn
 
 @attrs.frozen(eq=False)
 class Case:
-    """A model, split in one way, over one channel. ``table``: of latencies, for each of the ``seeds``."""
+    """A model with one split and one channel. ``table``: the table of latencies, if any, with a run for each of the ``seeds``."""
 
     model: RowModel | OnnxModel
     work: Any  # a `Work`
@@ -160,17 +161,17 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name of the case, for people."""
         return f"{self.model.name} {way(self.work.parallel)} {self.channel}{f' {self.table}' if self.table else ''}"
 
     @property
     def place(self) -> Place:
-        """Where it runs."""
+        """The place where the case runs."""
         return place(self.where["provider"], self.where["settings"], latency.load(self.table) if self.table else None)
 
     @property
     def tariff(self) -> cost.Tariff:
-        """By which it is billed here."""
+        """The tariff for the case: that of the table of latencies or of the provider; for this machine, that of AWS."""
         named = self.table or self.where["provider"]
         return cost.load((cost.default_tariff(named) if named != "local" else None) or "aws-us-east-1")
 
@@ -215,7 +216,7 @@ def way(shape: Parallel) -> str:
 
 
 def cases(options: argparse.Namespace, folder: Path, used: Mapping[str, Any]) -> Iterator[Case]:
-    """The cases that the command names; those that cannot be are left out."""
+    """The cases that the command names. Leaves out a split that is impossible for its model."""
     seeds, counts = [int(seed) for seed in options.seeds.split(",")], [int(count) for count in options.workers.split(",")]
     given = [Parallel(*map(int, each.split("x"))) for each in options.ways.split(",")] if options.ways else None
     for model in models(options, folder):

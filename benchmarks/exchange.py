@@ -34,7 +34,7 @@ CHANNELS = ("queue", "object", "hybrid")
 def work(
     name: str, resources: Resources, kind: str, run: str, epoch: int, rank: int, workers: int, size: int, steps: int, warm: int
 ) -> tuple[list[float], float]:
-    """One rank: the duration of each step in seconds, without the first ``warm`` steps; and the processor time of these in seconds."""
+    """One rank: the duration of each step after the first ``warm`` steps, and the processor time of these steps. In seconds."""
     provider = find(name)
     deadline = time.time() + 300
     retry, pool = Retry(deadline, Meter()), ThreadPoolExecutor(16)

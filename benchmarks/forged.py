@@ -2,14 +2,14 @@
 
     python benchmarks/forged.py [--frames 1000000] [--seed 0]
 
-The attacker can read and write the queues, and has the frames of other runs. What it lacks is the frame key of this run. Half of the
-messages go to a channel of a service that carries bytes, half to one of a service that carries text (base64). They go through the function
-that takes every message of a run. Each kind has the same share.
+The attacker can read and write the queues, and has the frames of other runs, but not the frame key of this run. Half of the messages go to
+a channel of a service that carries bytes, half to a channel of a service that carries text (base64). They go through the function that
+takes every message of a run. Each kind of message has the same share.
 
 ``accepted`` counts the messages that changed what the channel knows or ended its run, ``crashes`` those that raised any other error. A
-mutation that gives the bytes of a genuine frame does not count: another one is drawn. ``peak`` is the memory that the channel took while it
-looked at one message, in KB (tracemalloc); the limit is the size of the largest message of the service, and 64 KB. ``kept`` is what all
-messages of a kind left in memory. At the end, the genuine frames themselves show that the channels still accept frames.
+mutation that gives the bytes of a genuine frame does not count: another one is drawn. ``peak`` is the largest memory that the channel took
+for one message, in KB (tracemalloc); the limit is the size of the largest message of the service plus 64 KB. ``kept`` is the memory in KB
+that is still in use after all messages of a kind. At the end, the genuine frames show that the channels still accept frames.
 
 Exit code 1 if a message was accepted, crashed the channel, or took more memory than the limit.
 """
@@ -62,7 +62,7 @@ Mutate = Callable[[random.Random, Known], bytes]
 
 @attrs.define
 class Row:
-    """What came of the messages of one kind."""
+    """The results for the messages of one kind."""
 
     kind: str
     messages: int = 0
@@ -106,7 +106,7 @@ def cut(rng: random.Random, known: Known) -> bytes:
 
 
 def longer(rng: random.Random, known: Known) -> bytes:
-    """A frame and more, in a message of at most the largest size."""
+    """A frame with more bytes at its end, in a message of at most the largest size."""
     more = rng.randbytes(rng.randint(1, 100)) if rng.random() < 0.5 else rng.choice(known.ours)
     return (rng.choice(known.ours) + more)[: max(map(len, known.ours))]
 
@@ -130,7 +130,7 @@ def huge(rng: random.Random, known: Known) -> bytes:
 
 
 def of_another_run(rng: random.Random, known: Known) -> bytes:
-    """As it was sent, or with the run and the epoch of this run."""
+    """A frame of another run, as it was sent, or with the run and the epoch of this run."""
     values = {"run": int(RUN, 16), "epoch": EPOCH}
     return with_fields(rng.choice(known.others), **{name: value for name, value in values.items() if rng.random() < 0.7})
 
@@ -208,7 +208,7 @@ def changed(channel: QueueChannel) -> bool:
 
 
 def give(channel: QueueChannel, data: bytes, row: Row) -> None:
-    """Give one message to a channel as its receiver does, and note what comes of it."""
+    """Give one message to a channel as its receiver does, and add the result to ``row``."""
     row.messages += 1
     delivery = Delivery(f"{row.messages}", base64.b64encode(data) if channel._text else data)
     tracemalloc.reset_peak()
@@ -280,7 +280,7 @@ def limit_bytes() -> int:
 
 
 def right(row: Row) -> bool:
-    """Whether a kind of messages did no harm."""
+    """Whether no message of a kind was accepted, crashed the channel, or took more memory than the limit."""
     return row.accepted == row.crashes == 0 and row.peak_bytes <= limit_bytes()
 
 

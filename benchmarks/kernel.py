@@ -52,7 +52,7 @@ def csr(layer: Layer) -> sp.csr_matrix:
 
 
 def sparse_loop(model: Model, x: Floats) -> Candidate:
-    """The activations stay sparse. Under the plain rule a zero gets the bias too, so every layer makes a dense array in between."""
+    """The activations stay sparse. Under the plain rule zeros get the bias too, so every layer first makes a dense array."""
     weights = [csr(layer) for layer in model.layers]
     start = sp.csr_matrix(x)
 

@@ -4,8 +4,8 @@
 
 The model is a RadiX-Net of 16,384 neurons; 480 layers are 2 GB of shards. Each P has a run that stages the shards, and rounds of a run with
 one sample, of which the slowest worker's load and the total are printed: medians, with minimum and maximum. On this machine P workers
-share its cores and its disk; with --latency every request takes as long as on a cloud, and a worker reads at the cloud's rate. Functions of
---memory-mb that are smaller than their stage stream, which the table says.
+share its cores and its disk; with --latency every request takes as long as on a cloud, and a worker reads at the cloud's rate. If a stage
+does not fit a function of --memory-mb, the worker does not keep its weights, and reads them for each micro-batch; the table says so.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which queue should the local provider be? A folder with renames against SQLite in WAL mode; both with a named pipe as the doorbell.
+"""Compares two queues for the local provider: a folder with renames, and SQLite in WAL mode. In both, a named pipe wakes a receiver.
 
-``python benchmarks/local_queue.py`` prints for each: idle publish-to-receive latency (median, p99; one sender, pauses of
-2 to 6 ms), messages and batches all-to-all among 8 processes that send, receive and acknowledge at once, CPU seconds of it,
-and CPU of a receiver that waits. Times in milliseconds, on whatever machine it runs.
+``python benchmarks/local_queue.py`` prints for each queue: the latency from publish to receive in an idle queue (median, p99; one sender,
+pauses of 2 to 6 ms); the messages and batches per second among 8 processes that send to each other, receive and acknowledge at once, and
+their CPU seconds; and the CPU time of a receiver that waits. Times are in milliseconds, on this machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ fork = multiprocessing.get_context("fork")
 
 
 class SqliteMessages:
-    """The other candidate, as small as a fair comparison allows: one database a queue, no fsync, the same doorbell."""
+    """The queue in SQLite: only what the comparison needs. One database for each queue, no fsync, the same named pipe."""
 
     def __init__(self, root: str, slot: int, lease_s: float) -> None:
         self._slot, self._lease_s = os.path.join(root, "queues", str(slot)), lease_s
@@ -44,7 +44,7 @@ class SqliteMessages:
         return self._open[rank]
 
     def publish(self, messages: Sequence[Message]) -> None:
-        """One transaction a rank."""
+        """Write the messages of each rank in one transaction."""
         for rank in {m.rank for m in messages}:
             base = self._queue(rank)
             base.execute("BEGIN IMMEDIATE")
@@ -53,7 +53,7 @@ class SqliteMessages:
             LocalMessages._ring(f"{self._slot}/{rank}/bell")
 
     def receive(self, rank: int, limit: int, wait_s: float) -> list[Delivery]:
-        """A write transaction only where a look found something."""
+        """Receive messages. Begins a write transaction only if a query has found a message."""
         base, deadline = self._queue(rank), time.monotonic() + wait_s
         bell = os.open(f"{self._slot}/{rank}/bell", os.O_RDWR | os.O_NONBLOCK)
         try:

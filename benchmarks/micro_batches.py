@@ -1,10 +1,10 @@
-"""What more micro-batches cost the workers: seconds summed over workers, of one micro-batch and of many in turns.
+"""Measures what additional micro-batches cost: seconds summed over the workers, with one micro-batch and with many, in turns.
 
     python benchmarks/micro_batches.py --data FOLDER [--pipeline 8] [--batches 16] [--times 3] [--latency aws,seed=1]
     python benchmarks/micro_batches.py --model radixnet:1024:120 --input random:10000
 
-With --data it takes the official N = 1024 model of the Graph Challenge and its first 10,000 images. Load and compute leave out the time in
-which a worker had no processor, which is `starved`: so other programs, and more workers than processors, change them little. The first run
+With --data it takes the official N = 1024 model of the Graph Challenge and its first 10,000 images. Load and compute do not include the
+time in which a worker had no processor (`starved`). So other programs, or more workers than processors, hardly change them. The first run
 of each kind is not measured: it stages the model and the inputs.
 """
 
@@ -26,7 +26,7 @@ SUMS = ("load", "compute", "send", "other", "exchange", "starved")
 
 
 def answer(words: list[str]) -> dict[str, Any]:
-    """What one run of ``fsd`` says. Ends this program if the run fails."""
+    """The JSON that one run of ``fsd`` prints. Ends this program if the run fails."""
     done = subprocess.run([sys.executable, "-m", "fsd_core.cli", *words, "--json"], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(words)}: exit code {done.returncode}: {done.stderr.splitlines()[-1:]}")

@@ -5,8 +5,8 @@
 Two models with seeded weights in a file beside them: 12 residual blocks of --gb in all, as a pipeline of 4; and one MatMul of 1.3 GB at
 --gb 3, which two ranks share by its columns. Functions have --memory-mb, and the local host kills one that takes more. A run that does not
 fit has to be refused first, with the megabytes that are missing. ONNX Runtime computes the whole file in a process of its own, and the
-answers have to be equal within 1e-4 relative and 1e-5 absolute. Needs 2 x --gb of disk, as much memory, and some minutes; everything is
-below a temporary folder and goes away.
+answers have to be equal within 1e-4 relative and 1e-5 absolute. Needs 2 x --gb of disk, as much memory, and some minutes; all files are in
+a temporary folder, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def whole(path: Path, inputs: Path, output: Path) -> None:
 
 
 def check(path: Path, size: int, too_few: dict[str, int], enough: dict[str, int], memory_mb: int, folder: Path) -> bool:
-    """Run a model where it does not fit, then where it does. Print the memory of each rank; return whether all is as it has to be."""
+    """Run a model where it does not fit, then where it does. Print the memory of each rank; return whether all is right."""
     x: NDArray[Any] = np.random.default_rng(8).random((SAMPLES, size), np.float32)
     weights = path.with_suffix(".data").stat().st_size
     print(f"\n{path.stem}: {weights / 1e9:.2f} GB of weights, functions of {memory_mb} MB")

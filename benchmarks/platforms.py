@@ -1,12 +1,12 @@
-"""Which cloud for what: docs/platforms.md, its tables and its plots, from predictions under the table of latencies of each cloud.
+"""Makes the tables and plots of docs/platforms.md, which compares the clouds, from predictions under the table of latencies of each cloud.
 
     python benchmarks/platforms.py --data FOLDER                                  # predict all, write the page and its plots
     python benchmarks/platforms.py --data FOLDER --workloads batch                # predict one of batch, large, calls
     python benchmarks/platforms.py --data FOLDER --measure --workloads batch      # run some ways on this machine under --latency
     python benchmarks/platforms.py --workloads ""                                 # only write the page and its plots again
 
-FOLDER has the files of the Graph Challenge, for `batch`. Figures are kept in docs/platforms.json; what is not predicted or measured again
-stays. Seconds of computing are those of a core of this machine: let nothing else run meanwhile.
+FOLDER has the files of the Graph Challenge, for `batch`. Figures are kept in docs/platforms.json; figures that a command does not predict
+or measure again stay. Seconds of computing are those of a core of this machine: let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SHOWN = 0.05  # a row of a table of latencies is listed if half or double of it 
 
 @attrs.frozen
 class Workload:
-    """``count``: of the workers of a split way. ``measured``: the splits that --measure runs."""
+    """A workload of the page. ``count``: the number of workers of a split. ``measured``: the splits that --measure runs."""
 
     count: int
     cold: bool
@@ -83,14 +83,14 @@ def opened(name: str, data: Path | None) -> tuple[Any, Any]:
 
 
 def placed(cloud: str, factor: float = 1.0, verb: str = "") -> Place:
-    """A cloud with its own table of latencies, whose estimates, or only the row ``verb``, are multiplied by ``factor``."""
+    """A cloud with its own table of latencies. The rows of low confidence, or only the row ``verb``, are multiplied by ``factor``."""
     table = shipped_table(cloud)
     assert table is not None
     return place(cloud, SETTINGS.get(cloud, {}), scaled(table, factor, verb))
 
 
 def scaled(table: Table, factor: float, verb: str = "") -> Table:
-    """A table of latencies with times of low confidence, or only those of ``verb``, multiplied by ``factor``."""
+    """The table of latencies with the rows of low confidence, or only the row ``verb``, multiplied by ``factor``."""
     rows = dict(table.rows)
     for each in [verb] if verb else estimates(table):
         row = rows[each]
@@ -110,7 +110,7 @@ def short(value: float) -> float:
 
 
 def floor(found: Prediction, where: Place) -> float:
-    """The USD of a run whose functions take no time: requests, and the shortest time that is billed."""
+    """The USD of a run whose functions would take no time: its requests, and the shortest time that the cloud bills."""
     assert where.tariff is not None
     none = bill(Usage({"invocations": found.workers}, ((0.0, 0.0),) * found.workers, 0.0, float(found.memory_mb)), where.tariff)
     others = sum(usd for service, usd in found.usd_by_service.items() if service not in none.by_service)
@@ -118,7 +118,10 @@ def floor(found: Prediction, where: Place) -> float:
 
 
 def row(found: Prediction, where: Place, channel: str) -> dict[str, Any]:
-    """One way as values that JSON can hold. ``floor`` is a share of the USD, ``share`` that of the longest ``part`` in the mean time."""
+    """One way as values that JSON can hold.
+
+    ``floor``: the share of `floor` in the USD. ``part``: the longest part of the mean time. ``share``: its share of the mean time.
+    """
     assert found.usd is not None
     total = sum(found.parts.values())
     name = {"cloud": where.provider, "way": words(found.parallel), "channel": channel, "memory_mb": found.memory_mb}
@@ -135,9 +138,10 @@ def words(shape: Parallel) -> str:
 
 
 def grid(workload: RowWorkload, shapes: Iterable[Parallel], cold: bool, places: Sequence[Place]) -> Iterator[dict[str, Any]]:
-    """A row for each way at each place; a way that is not possible has the reason, ``why``.
+    """A row for each way at each place; the row of an impossible way has only the reason, ``why``.
 
-    A row has the size of a function for which seconds times USD is least. ``fastest`` and ``cheapest`` are the figures of the best sizes.
+    A row is for the size of a function for which seconds times USD is smallest. ``fastest`` and ``cheapest`` are the figures for the sizes
+    with the fewest seconds and the fewest USD.
     """
     for shape in shapes:
         for objective in ("cost", "latency") if shape.tensor > 1 else ("cost",):
@@ -188,7 +192,7 @@ def predicted(name: str, data: Path | None) -> dict[str, Any]:
 
 
 def altered(workload: RowWorkload, shapes: Sequence[Parallel], cold: bool, where: Place) -> Iterator[dict[str, Any]]:
-    """The best figures at a cloud if all its figures of low confidence are multiplied by each of `FACTORS`."""
+    """The best figures at a cloud, for each of `FACTORS`, if all its figures of low confidence are multiplied by the factor."""
     for factor in FACTORS:
         rows = list(grid(workload, shapes, cold, [placed(where.provider, factor)]))
         found = {key: least(rows, key)[where.provider] for key in ("fastest", "cheapest")}
@@ -196,7 +200,7 @@ def altered(workload: RowWorkload, shapes: Sequence[Parallel], cold: bool, where
 
 
 def sensitive(workload: RowWorkload, shape: Parallel, cold: bool, where: Place, seconds: float) -> Iterator[dict[str, Any]]:
-    """The rows of low confidence that matter: by what share the ``seconds`` of a split change if one is multiplied by each of `FACTORS`."""
+    """The rows of low confidence that matter. Each has the relative change of ``seconds`` if only this row is multiplied by each factor."""
     for verb in estimates(where.table):
         rows = [grid(workload, [shape], cold, [placed(where.provider, factor, verb)]) for factor in FACTORS]
         effect = [round(least(each, "fastest")[where.provider] / seconds - 1, 3) for each in rows]
@@ -205,7 +209,7 @@ def sensitive(workload: RowWorkload, shape: Parallel, cold: bool, where: Place, 
 
 
 def server(where: Place, stored: float, usd: float) -> dict[str, Any]:
-    """From how many runs a day, each for ``usd``, a server that always runs is cheaper, as in `fsd plan --per-day`."""
+    """The number of runs a day, each for ``usd``, from which a server that always runs is cheaper, as in `fsd plan --per-day`."""
     assert where.tariff is not None
     assert where.tariff.server is not None
     found = where.tariff.server
@@ -215,14 +219,14 @@ def server(where: Place, stored: float, usd: float) -> dict[str, Any]:
 
 
 def limits(where: Place) -> dict[str, Any]:
-    """What a function of a cloud is allowed."""
+    """The limits of functions of a cloud."""
     functions = where.outline.functions
     most = where.outline.memory_mb[-1]
     return {"cloud": where.provider, "memory_mb": most, "functions": functions.concurrency, "timeout_s": functions.timeout_s}
 
 
 def measured(name: str, data: Path | None, seeds: Sequence[int], tables: Sequence[str], only: str) -> Iterator[dict[str, Any]]:
-    """Runs on this machine under the table of each cloud, with what is predicted of such runs: all workers share the cores."""
+    """Runs on this machine under the table of each cloud, with predictions for this machine, where all workers share the cores."""
     kind = WORKLOADS[name]
     model, inputs = opened(name, data)
     ways = Ways(RowWorkload(model, inputs, learn(model, inputs, kind.learn_s)), Given(channel="queue"))
@@ -241,7 +245,7 @@ def measured(name: str, data: Path | None, seeds: Sequence[int], tables: Sequenc
 
 
 def here(ways: Ways, shape: Parallel, table: str, seeds: Sequence[int], cold: bool) -> Prediction:
-    """The prediction of runs on this machine under the table of a cloud, in the hours of some seeds."""
+    """The prediction of runs on this machine under the table of a cloud, for the same seeds as the runs."""
     where = place("local", {}, table)
     way = next(each for each in ways.at(where, shape) if isinstance(each, Way))
     machine = Platform(

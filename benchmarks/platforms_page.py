@@ -1,4 +1,4 @@
-"""Writes docs/platforms.md: the tables in its marked parts, and its plots, from what benchmarks/platforms.py found."""
+"""Writes the tables in the marked parts of docs/platforms.md, and its plots, from the figures of benchmarks/platforms.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(data: Mapping[str, Any]) -> None:
 
 
 def filled(page: str, parts: Mapping[str, str]) -> str:
-    """The page with its marked parts replaced. Ends the program if the page has not every mark once."""
+    """The page with its marked parts replaced. Ends the program unless the page has each mark once."""
     for name, text in parts.items():
         before, begin, rest = page.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"\n<!-- /{name} -->")
@@ -63,18 +63,18 @@ def rendered(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Markdown; the first ``left`` columns are texts."""
+    """A table in Markdown. The first ``left`` columns are texts, which are aligned to the left."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
 def number(value: float) -> str:
-    """A figure with two digits, or all that stand before the point."""
+    """A figure with two digits, or with all digits before the point if there are more."""
     return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
 def binds(row: Mapping[str, Any]) -> str:
-    """The longest part of the time; and the money floor, if that is at least half of the bill."""
+    """The longest part of the time; and the smallest possible bill (``floor``), if it is at least half of the bill."""
     return f"{row['part']} {row['share']:.0%}" + ("; floor" if row["floor"] >= 0.5 else "")
 
 
@@ -102,7 +102,7 @@ def answers(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def ways(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    """All ways of a workload that every cloud was asked for, a line for each way and channel."""
+    """All ways of a workload that were predicted for every cloud, a line for each way and channel."""
     for way, channel in dict.fromkeys((row["way"], row["channel"]) for row in rows):
         cells = []
         for cloud in CLOUDS:
@@ -117,24 +117,24 @@ def ways(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
 
 
 def limits(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:
-    """What a function of each cloud is allowed."""
+    """The limits of functions of each cloud."""
     for row in rows:
         yield [row["cloud"], *(f"{row[key]:,.0f}" for key in ("memory_mb", "functions", "timeout_s"))]
 
 
 def better(values: Mapping[str, float]) -> set[tuple[str, str]]:
-    """The pairs of clouds of which the first is better by more than `ALIKE`."""
+    """The pairs of clouds in which the first cloud is better than the second by more than `ALIKE`."""
     return {(one, other) for one in values for other in values if values[other] >= ALIKE * values[one]}
 
 
 def order(values: Mapping[str, float]) -> str:
-    """The clouds, the best first; an equals sign where `better` sees no difference to the one before."""
+    """The clouds, the best first. Between two clouds is an equals sign if `better` does not have them as a pair."""
     names = sorted(values, key=lambda name: values[name])
     return names[0] + "".join(f"{' = ' if (before, name) not in better(values) else ', '}{name}" for before, name in pairwise(names))
 
 
 def orders(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
-    """For seconds and USD of each workload: the order of the clouds, and where other figures for one cloud change it."""
+    """For seconds and USD of each workload: the order of the clouds, and which multiplied figures of one cloud change it."""
     for name, each in kinds.items():
         for key, title in (("fastest", "seconds"), ("cheapest", "USD")):
             base = least(each["rows"] + each["others"], key)
@@ -144,7 +144,7 @@ def orders(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def words(change: Mapping[str, Any]) -> str:
-    """Which figures are multiplied, and by what."""
+    """A change in words: the multiplied figures and the factor."""
     return f"{change['cloud']} {'half' if change['factor'] < 1 else 'double'}"
 
 
@@ -156,7 +156,7 @@ def estimates(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def servers(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
-    """From how many runs a day a server is cheaper."""
+    """The number of runs a day from which a server is cheaper."""
     for name, each in kinds.items():
         yield [name, *(f"{row['runs']:,} ({row['count']} x {row['server']})" for row in each["servers"])]
 
@@ -175,7 +175,7 @@ def mark(way: str) -> str:
 
 
 def draw(kinds: Mapping[str, Any]) -> None:
-    """Write both plots: all ways by USD and seconds; and what the estimates do to the fastest way of each cloud."""
+    """Write both plots: all ways by USD and seconds; and the fastest way of each cloud with multiplied figures of low confidence."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

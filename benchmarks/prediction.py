@@ -1,4 +1,4 @@
-"""What fsd predicts of a run against what the run metered, on this machine, for several models, splits and channels.
+"""Compares predictions with the meters of runs on this machine, for several models, splits and channels.
 
     python benchmarks/prediction.py [--models radixnet,digits,normal] [--workers 1,2,4,8] [--splits data,pipeline,tensor,mixed]
     python benchmarks/prediction.py --data FOLDER --models official          # the official network and images of the Graph Challenge
@@ -15,13 +15,14 @@ The models: `radixnet`, a generated network of the challenge on handwritten digi
 generated network with signed normal weights; `minilm`, `ocr`, `vad` or any other file of the packages of `onnx_matrix.py`, by its name
 without .onnx. A way is replicas x stages x workers that share layers.
 
---kept FILE keeps the figures of each run as a line of JSON, and reads them there: a run that was made is not made again, unless the code
-that runs has changed (not that which predicts). With --minutes N, it only makes runs, for so long, and says how many are missing: call it
-again. Without, it makes all runs that are missing, and judges.
+--kept FILE keeps the figures of each run as a line of JSON, and reads them from there. It does not repeat a run with kept figures, unless
+the code of a run has changed; the code of predictions does not count. With --minutes N, the command only makes runs, for N minutes, and
+prints how many are missing: call it again. Without --minutes, it makes all missing runs, and judges.
 
-At the end: of the cases that ran, which one the planner would choose for cost and for latency, and by how much that one is worse than the
-best. With --latency, a choice that is over 10 % worse is off. Money is that of the tariff of the table of latencies, else of --provider, of
-this machine that of AWS. The exit code is 1 if a judged figure or a choice is off, or if runs are missing.
+At the end, it prints which of the cases that ran the planner would choose for cost and for latency, and by how much that case is worse than
+the best case. With --latency, a choice that is more than 10 % worse counts as wrong. Prices are those of the tariff of the table of
+latencies, else those of --provider; for this machine, those of AWS. The exit code is 1 if a judged figure or a choice is wrong, or if runs
+are missing.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ PLANNED += ("object_puts", "object_bytes_written", "object_bytes_read", "invocat
 TIMED = ("receive_requests", "object_gets")
 COLUMNS = (*PLANNED, *TIMED, "seconds", "usd")
 SLACK, SLACK_REQUESTS, SLACK_S, MEDIAN = 0.1, 2, 0.25, 0.15
-WORSE = 0.1  # by so much a choice may be worse than the best case
+WORSE = 0.1  # a choice may be worse than the best case by this share
 CORE = Path(fsd_core.__file__).parent
 PREDICTS = ("plan/", "report/", "cli/", "client/expected.py", "client/planning.py", "client/stage_workload.py")  # what no run executes
 
@@ -84,7 +85,7 @@ class Kept:
 
 
 def code() -> str:
-    """A digest of the code that runs: without that which only predicts, and that of the clouds."""
+    """A digest of the code that a run executes: without the code of predictions, and without the adapters of clouds."""
     hashed = hashlib.sha256()
     for file in sorted([*CORE.rglob("*.py"), *(CORE.parent / "adapters" / "fsd_local").rglob("*.py"), *CORE.glob("kernel/*.c")]):
         if not file.is_relative_to(CORE) or not file.relative_to(CORE).as_posix().startswith(PREDICTS):
@@ -110,12 +111,12 @@ class Ran:
         return float(median(run[column] if column in ("seconds", "usd") else run["meter"][column] for run in self.runs))
 
     def error(self, column: str) -> float:
-        """Predicted less metered, as a share of the metered."""
+        """The predicted figure minus the metered one, as a share of the metered one."""
         mine, real = self.predicted(column), self.real(column)
         return (mine - real) / real if real else float(mine > SLACK_REQUESTS)
 
     def bad(self, column: str) -> bool:
-        """Whether a figure is judged by itself, and off."""
+        """Whether a figure is judged in each case, and wrong."""
         if column == "usd" or (column not in PLANNED and self.case.table is None):
             return False
         if column == "seconds":
@@ -138,7 +139,7 @@ class Ran:
 
 
 def worse(ran: Sequence[Ran], objective: str) -> tuple[Ran, Ran, float]:
-    """Of the cases that ran: the one that the planner chooses, the best one, and by what share the first is worse."""
+    """Of the cases that ran: the case that the planner chooses, the best case, and by what share the first is worse than the second."""
     candidates = {id(each.found): each for each in ran}
     options = [
         Candidate(
@@ -158,7 +159,7 @@ def worse(ran: Sequence[Ran], objective: str) -> tuple[Ran, Ran, float]:
 
 
 def measure(found: Sequence[Case], kept: Kept, home: Path, until: float, at_once: int) -> int:
-    """Make the runs that are missing, so many at once, until this moment on the monotonic clock. Returns how many are left."""
+    """Make the missing runs, ``at_once`` at a time, until the monotonic time ``until``. Returns how many are still missing."""
     staged: set[int] = set()
     missing = [(case, key, seed) for case in found for key, seed in case.runs.items() if key not in kept.found]
     done = 0
@@ -175,7 +176,7 @@ def measure(found: Sequence[Case], kept: Kept, home: Path, until: float, at_once
 
 
 def judge(ran: Sequence[Ran], *, slowed: bool) -> int:
-    """Print the table, the errors and the choices. Returns how many judged figures are off."""
+    """Print the table, the errors and the choices. Returns how many judged figures are wrong."""
     print(f"| case | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
     for each in ran:
         print(each.row)

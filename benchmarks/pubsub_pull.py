@@ -1,4 +1,4 @@
-"""How should Pub/Sub's messages be received: by unary pulls, one after the other, or by a stream that stays open ([gcp] receive)?
+"""Compares two ways to receive messages of Pub/Sub ([gcp] receive): unary pulls, one after the other, and a stream that stays open.
 
 ``python benchmarks/pubsub_pull.py`` (Google's Pub/Sub emulator starts by itself) prints the time from publish to receive of single
 messages and of bursts until the last of them, by turns, messages a second, and the CPU time of this process. The emulator's own time is
@@ -35,7 +35,7 @@ WAYS = ("pull", "stream")
 
 
 class Receiver:
-    """One receive after the other; what came is acknowledged in a separate request, from another thread as core does."""
+    """Receives again and again. Acknowledges the messages in a separate request, from another thread, as core does."""
 
     def __init__(self, driver: GcpMessages, rank: int) -> None:
         self.arrived: queue.Queue[float] = queue.Queue()  # when each message did, in seconds
@@ -59,21 +59,21 @@ class Receiver:
             self._driver.ack(self._rank, tokens)
 
     def close(self) -> None:
-        """Once its receive has ended."""
+        """Stop, after the open receive has ended."""
         self._open = False
         for thread in self._threads:
             thread.join()
 
 
 def show(what: str, seconds: list[float], cpu_s: float, burst: int) -> None:
-    """One line."""
+    """Print one line."""
     median, late = np.median(seconds) * 1e3, np.percentile(seconds, 99) * 1e3
     cpu, rate = 1e3 * cpu_s / len(seconds), burst / np.median(seconds)
     print(f"{what:34} median {median:7.2f} ms  p99 {late:7.2f} ms  {rate:6.0f} messages/s  CPU {cpu:6.2f} ms  n {len(seconds)}", flush=True)
 
 
 def measure(receiver: Receiver, driver: GcpMessages, rank: int, count: int, burst: int) -> tuple[list[float], float]:
-    """Seconds from each publish until the last of its ``burst`` messages was there, and the CPU time of all."""
+    """Seconds from each publish until the last of its ``burst`` messages arrived, and the CPU time of all rounds."""
     took, cpu = [], time.process_time()
     for number in range(count + 3):
         time.sleep(0.02)  # until the receive is open
@@ -117,7 +117,7 @@ def make_queues(ranks: int, lease_s: int) -> None:
 
 
 def killed(rounds: int, lease_s: int = 10, count: int = 50) -> None:
-    """Each round: a process receives one message by a stream, which brings it all the others too, and is killed."""
+    """In each round, a process receives one message by a stream and is killed. The stream has brought it all other messages too."""
     make_queues(rounds, lease_s)
     here = attrs.evolve(HERE, names={**HERE.names, "lease_s": str(lease_s), "receive": "stream"})
     for rank in range(rounds):

@@ -1,4 +1,4 @@
-"""A pytest plugin for the own tests of azure-servicebus: it starts our stand-in, which takes the place of an Azure subscription.
+"""A pytest plugin for the vendor's tests of azure-servicebus: it starts our stand-in, which takes the place of an Azure subscription.
 
 The tests request resources with decorators from modules that Microsoft does not publish. This plugin provides these modules; their
 decorators make queues through the administration API of the stand-in, and take topics from its configuration file. The SDK connects to the
@@ -294,7 +294,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def whole_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put back, after each test, the parser of the SDK that two tests replace for the whole process: theirs loses lock tokens."""
+    """Put back, after each test, the parser of the SDK that two tests replace for the whole process: their parser loses lock tokens."""
     for transport in (PyamqpTransport, PyamqpTransportAsync):
         monkeypatch.setattr(transport, "parse_received_message", staticmethod(transport.parse_received_message))
 

@@ -1,4 +1,4 @@
-"""A pytest plugin for the own tests of google-cloud-storage: it starts our stand-in, which takes the place of a project of Google Cloud.
+"""A pytest plugin for the vendor's tests of google-cloud-storage: it starts our stand-in, which replaces a project of Google Cloud.
 
 The tests have fixtures for two buckets that the stand-in refuses: one with object versions, and one that is filled by copies. This plugin
 makes them without versions and copies, for the many tests that need any bucket. The credentials are anonymous. The SDK is unmodified.

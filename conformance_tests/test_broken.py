@@ -407,7 +407,7 @@ def test_broken_objects_fail(local: Deployed, defect: type[AroundObjects], case:
 
 
 def test_what_is_whole_does_not_fail(local: Deployed) -> None:
-    """One case of each kind of arguments: a failure above is the defect's, and not of how the cases are called here."""
+    """One case of each kind passes with a driver without a defect: so the failures above come from the defects."""
     for case in ("test_native_is_there", "test_publish_takes_a_full_batch", "test_refused_entries_are_reported"):
         assert not messages_fail(local, AroundMessages, case)
     for case in ("test_native_is_there", "test_delete", "test_get_of_a_missing_key"):
@@ -452,7 +452,7 @@ def test_broken_channels_fail(
 
 
 class Http(AroundObjects):
-    """A store behind an address, asked ``attempts`` times before its error comes through."""
+    """A store behind an HTTP address. The driver requests ``attempts`` times before it raises the error."""
 
     attempts = 1
 
@@ -485,7 +485,7 @@ def test_a_driver_that_retries_fails(local: Deployed, attempts: int, monkeypatch
 
 
 class Raw(AroundObjects):
-    """A store behind an address with a protocol of its own, asked ``attempts`` times before its error comes through."""
+    """A store behind an address, with a protocol that is not HTTP. The driver connects ``attempts`` times before it raises the error."""
 
     attempts = 1
 
@@ -522,7 +522,7 @@ def test_a_driver_of_another_protocol_that_retries_fails(local: Deployed, attemp
 
 
 def fails(case: Callable[..., None], **fixtures: Any) -> bool:
-    """Whether a case fails; its arguments are those of ``fixtures`` that it names. One that is skipped has shown nothing."""
+    """Whether a case fails. It gets the ``fixtures`` that its parameters name. A case that is skipped is an error here."""
     given = {name: fixtures[name] for name in case.__code__.co_varnames[1 : case.__code__.co_argcount]}
     try:
         case(**given)

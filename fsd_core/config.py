@@ -71,21 +71,21 @@ _EMULATOR = Kind(
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """All keys with their defaults. `None` means: all samples in one batch (``batch_size``), the cloud itself (``emulator``)."""
+    """All keys with their defaults. `None` means: all samples in one micro-batch (``batch_size``), the cloud itself (``emulator``)."""
 
     provider: str = key(text(), default="local", help="Where functions run: local, or a cloud. fsd doctor lists the installed providers.")
     channel: str = key(
         choice("auto", *CHANNELS), default="auto", help="How workers send activations to each other: auto is what fsd plan would choose."
     )
     workers: int | str = key(
-        _WORKERS, default=AUTO, help="Number of workers: the product of the next three, or what fsd plan would choose."
+        _WORKERS, default=AUTO, help="Number of workers. auto: the product of the three --...-parallel, or what fsd plan would choose."
     )
     data_parallel: int | None = key(_COUNT, default=None, help="Replicas of the model: each computes some of the micro-batches.")
     pipeline_parallel: int | None = key(_COUNT, default=None, help="Stages of a replica: each has some of the layers.")
     tensor_parallel: int | None = key(
         _COUNT,
         default=None,
-        help="Workers of a stage: each has some of the rows of every layer (default: workers / the other two).",
+        help="Workers of a stage: each has some of the rows of every layer (default: --workers divided by replicas and stages).",
     )
     branching: int = key(integer(1), default=4, help="Largest number of functions that one function starts, after the first 128.")
     partition: str = key(_METHOD, default="hypergraph", help="How the rows of the model are divided among the workers.")
@@ -93,12 +93,12 @@ class Settings:
     engine: str = key(
         choice("auto", *ENGINES),
         default="auto",
-        help="What computes an ONNX model: rows takes chains of layers, onnx any model; auto means rows where it can.",
+        help="What computes an ONNX model: rows takes only chains of layers, onnx any model; auto: rows if it takes the model, else onnx.",
     )
     batch_axis: str = key(
         choice("auto", "0", "none"),
         default="auto",
-        help="Of an ONNX model: none if axis 0 of its inputs is not for samples, 0 if it has to be.",
+        help="For an ONNX model: none if axis 0 of its inputs is not for samples; 0 to refuse such a model; auto: as the file says.",
     )
     batch_size: int | None = key(
         integer(1),
@@ -114,8 +114,8 @@ class Settings:
     recovery: str = key(
         choice(*RECOVERY),
         default="on",
-        help="on: a worker that dies is replaced, and with --objective latency a slow one too; stragglers: both, whatever the objective; "
-        "deaths: only one that dies; off: a death ends the run.",
+        help="Which workers are replaced. on: workers that die, and with --objective latency also slow workers; stragglers: both, with any "
+        "objective; deaths: only workers that die; off: none, so a death ends the run.",
     )
     audit_log: str = key(choice("on", "off"), default="on", help="on: every run leaves an entry in the audit log of its app (fsd audit).")
     seed: int = key(integer(0), default=0, help="Seed of all random choices. A second command with the same seed makes the same choices.")
@@ -124,27 +124,29 @@ class Settings:
     faults: str | None = key(
         text(),
         default=None,
-        help="Inject faults: into every service, for instance duplicate=.1,delay=50ms,seed=1, or into workers: kill=RANK@LAYER, "
-        "hang=RANK@LAYER, slow=RANK:FACTOR, several with + (kill=3@70+5@90).",
+        help="Inject faults into every service, for instance duplicate=.1,delay=50ms,seed=1, or into workers: kill=RANK@LAYER, "
+        "hang=RANK@LAYER, slow=RANK:FACTOR; + joins several, for instance kill=3@70+5@90.",
     )
     latency: str | None = key(
         text(metavar="TABLE[,seed=N][,scale=X]"),
         default=None,
-        help="Delay every request as a table of latencies says: its name, or a .toml file of your own, for instance aws,seed=1.",
+        help="Table of latencies by which a run delays requests and fsd plan predicts: a name, for instance aws,seed=1, or a .toml file.",
     )
     output: str | None = key(
         PATH,
         default=None,
-        help="Write the output to this .npz: a scipy CSR matrix, samples by neurons; of the engine onnx, an array for each output.",
+        help="Write the output to this .npz: a scipy CSR matrix, samples by neurons; with the engine onnx, an array for each output.",
     )
     truth: str | None = key(
         PATH,
         default=None,
-        help="Check the result: a file with the numbers, from 1, of the samples that end with a nonzero activation.",
+        help="Check the result: a file that lists the samples that should end with a nonzero activation, by number from 1.",
     )
-    expect: str | None = key(PATH, default=None, help="Check the result: an .npz or .npy with the values that are expected.")
+    expect: str | None = key(PATH, default=None, help="Check the result: an .npz or .npy with the expected values.")
     rtol: float = key(number(0), default=1e-4, help="Largest accepted difference from --expect, as a share of the expected value.")
-    atol: float = key(number(0), default=1e-5, help="Largest accepted difference from --expect, in addition to that of --rtol.")
+    atol: float = key(
+        number(0), default=1e-5, help="Largest accepted difference from --expect, added to the difference that --rtol accepts."
+    )
     tariff: str | None = key(
         text(metavar="NAME"),
         default=None,
@@ -154,13 +156,13 @@ class Settings:
     verbose: int = key(
         integer(0, 2),
         default=0,
-        help="Log lines on standard error: -v from level info, -vv from debug; with -vv the workers keep debug lines too (fsd logs).",
+        help="Log lines on standard error: -v from level info, -vv from level debug. With -vv, workers also keep debug lines (fsd logs).",
     )
     tables: Mapping[str, Mapping[str, object]] = attrs.field(factory=dict)
 
     @property
     def split(self) -> Parallel | int | None:
-        """The split, if a size is given; else the number of workers, or `None`. Raises `InputError` if the four contradict each other."""
+        """The split, if a size is given; else the number of workers; `None`: auto. Raises `InputError` if workers and sizes contradict."""
         return wished(self.workers, self.data_parallel, self.pipeline_parallel, self.tensor_parallel)
 
     def table(self) -> Mapping[str, object]:
@@ -192,7 +194,7 @@ def load(
 
 
 def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
-    """The settings that the command would use: ``FSD_*`` variables, and under them a file such as ``fsd.toml``.
+    """The settings that the command would use: those of ``FSD_*`` variables, else of a file such as ``fsd.toml``, else the defaults.
 
     - ``path``: the file. Default: ``$FSD_CONFIG``, else ``fsd.toml`` of the current folder if it exists.
 

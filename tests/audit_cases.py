@@ -94,5 +94,5 @@ class AuditCases:
         assert [each.name for each in before] == [each.name for each in self.audit() if each.holds]
 
     def test_what_is_not_deployed_has_no_audit(self, fresh: tuple[Resources, list[Promise]]) -> None:
-        with pytest.raises(fsd_core.InputError, match="nothing is deployed, or not all of it: expected a complete app: 'fsd deploy "):
+        with pytest.raises(fsd_core.InputError, match="is not deployed, or not completely: expected a complete app: run 'fsd deploy "):
             fsd_core.audit(self.cloud.provider, "nothing", self.cloud.settings)

@@ -12,6 +12,7 @@ from fsd_aws import names
 from fsd_aws.clients import client
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.moto import MotoServer
+from fsd_conformance.emulators.process import started
 from fsd_core.driver import Code, Resources
 from fsd_core.providers.names import new_generation
 
@@ -27,9 +28,8 @@ def env(url: str) -> Mapping[str, str]:
 def moto() -> Iterator[str]:
     """Within the block a server runs and this process is its client; the server's address."""
     with TemporaryDirectory() as folder:
-        server = MotoServer(Path(folder))
+        server = started(lambda: MotoServer(Path(folder)))
         try:
-            server.start()
             with pointed(env(server.url), ("AWS_",)):
                 yield server.url
         finally:

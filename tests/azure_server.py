@@ -18,7 +18,7 @@ from fsd_azure import clients, connection_strings, names
 from fsd_azure.objects import AzureObjects
 from fsd_conformance.emulators.azurite import Azurite, install
 from fsd_conformance.emulators.emulator import pointed
-from fsd_conformance.emulators.process import POINTERS
+from fsd_conformance.emulators.process import POINTERS, started
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
@@ -40,13 +40,13 @@ def string(port: int) -> str:
 def service_bus(*arguments: str, namespaces: Sequence[str] = ("one", "two")) -> Iterator[ServiceBusServer]:
     """Within the block the stand-in runs, and this process is its client."""
     with TemporaryDirectory() as folder:
-        server = ServiceBusServer(Path(folder), namespaces=dict.fromkeys(namespaces, ()), arguments=arguments)
+        spaces = dict.fromkeys(namespaces, ())
+        server = started(lambda: ServiceBusServer(Path(folder), namespaces=spaces, arguments=arguments))
         told = {
             connection_strings.SERVICE_BUS: "\n".join(server.connection_string(name) for name in namespaces),
             connection_strings.ADMINISTRATION: " ".join(f"127.0.0.1:{server.ports[name][1]}" for name in namespaces),
         }
         try:
-            server.start()
             with pointed(env(**told), POINTERS["azure"]):
                 yield server
         finally:
@@ -63,9 +63,8 @@ def storage() -> Iterator[Azurite]:
             raise
         pytest.skip(str(error))
     with TemporaryDirectory() as folder:
-        server = Azurite(Path(folder))
+        server = started(lambda: Azurite(Path(folder)))
         try:
-            server.start()
             with pointed(env(**{connection_strings.STORAGE: server.connection_string}), POINTERS["azure"]):
                 yield server
         finally:

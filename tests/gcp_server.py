@@ -15,7 +15,7 @@ import pytest
 from fsd_conformance.emulators import pubsub
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.google import CloudStorage
-from fsd_conformance.emulators.process import POINTERS, Server
+from fsd_conformance.emulators.process import POINTERS, Server, started
 from fsd_core.driver import Code, Resources
 from fsd_core.errors import InputError
 from fsd_core.providers.addresses import address
@@ -56,9 +56,8 @@ def env(**pointers: str) -> Mapping[str, str]:
 def running(kind: type[Server], client: Callable[[Server], Mapping[str, str]]) -> Iterator[Server]:
     """Within the block a server runs, and this process is its client by the variables of ``client``."""
     with TemporaryDirectory() as folder:
-        server = kind(Path(folder))
+        server = started(lambda: kind(Path(folder)))
         try:
-            server.start()
             with pointed(env(**client(server)), POINTERS["gcp"]):
                 yield server
         finally:

@@ -9,15 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
 import pytest
 
+import fsd_core
 from canned import NOBODY
 from fsd_core.driver import WORKER, Code, Provider, Provisioner, Resources
 from fsd_core.errors import DriverError
 from fsd_core.providers import requests as provider_requests
+from fsd_core.storage import ledger
+from fsd_core.storage.meter import Meter
+from fsd_core.storage.retry import Retry
+from fsd_core.storage.store import Store
 
 __all__ = ["Cloud", "ProvisionCases"]
 
@@ -95,6 +101,18 @@ class ProvisionCases:
         self.cloud.parts[part](self.cloud.provisioner().ensure(app, 2, 1))
         assert self.cloud.provisioner().destroy(app)
         assert self.cloud.there(app) == Counter()
+
+    def test_destroy_saves_the_audit_log_of_an_app_without_a_function(self, app: str, tmp_path: Path) -> None:
+        """And finds nothing to save where there is nothing, and removes what an interrupted destroy left."""
+        made = self.cloud.provisioner().ensure(app, 1, 1)
+        with closing(self.cloud.provider.objects(made)) as objects:
+            ledger.append(Store(objects, Retry(time.time() + 60, Meter())), {"run": "one"})
+        self.cloud.parts["function"](made)
+        lines = fsd_core.destroy(self.cloud.provider.name, app, self.cloud.settings, tmp_path)
+        assert lines[-1].startswith("audit log of 1 entry, saved as ")
+        assert len(fsd_core.read_audit_log(saved=lines[-1].partition(" saved as ")[2]).entries) == 1
+        assert self.cloud.there(app) == Counter()
+        assert fsd_core.destroy(self.cloud.provider.name, app, self.cloud.settings, tmp_path) == []
 
     def test_apps_whose_names_begin_alike(self, app: str) -> None:
         made, longer = self.cloud.provisioner(), f"{app}-b"

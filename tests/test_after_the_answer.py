@@ -81,6 +81,7 @@ def test_a_record_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(*target[fault], refuse)
     else:
         monkeypatch.setattr(fsd_core.versions, "needs", lambda provider: {})
+        monkeypatch.setattr(fsd_core.versions, "installed", fsd_core.versions.installed.__wrapped__)
         monkeypatch.setattr(fsd_core.versions, "version", refuse)
     result = Result("0" * 16, None, 3, 6, 1, 0, {}, 1, 1, "local", None, "queue", "block", None, {}, {}, {}, {}, {}, [])  # type: ignore[arg-type]
     monkeypatch.setattr(Result, "output_nonzero_samples", 3)

@@ -239,7 +239,7 @@ def call_audit(here: Path, result: Result) -> None:
     (here / "audited" / "mine").chmod(0o755)
     (broken,) = (each for each in fsd_core.audit("local", "mine", settings) if not each.holds)
     assert (broken.found, broken.advice) == (f"{here / 'audited' / 'mine'}: mode 755", f"chmod 700 {here / 'audited' / 'mine'}")
-    with pytest.raises(fsd_core.InputError, match="app nothing on local: nothing is deployed"):
+    with pytest.raises(fsd_core.InputError, match="app nothing on local: is not deployed"):
         fsd_core.audit("local", "nothing", settings)
 
 

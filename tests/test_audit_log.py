@@ -25,7 +25,7 @@ from fsd_core import Model, Result, clean, collect_garbage, destroy, read_audit_
 from fsd_core.cli import main
 from fsd_core.client import history
 from fsd_core.client.job import Progress
-from fsd_core.client.marks import Marks
+from fsd_core.client.marks import Marks, kept_s
 from fsd_core.client.trail import digest
 from fsd_core.common.sealed import seal
 from fsd_core.driver import Code, ObjectDriver, Refused, Resources
@@ -226,7 +226,7 @@ class Busy(AroundObjects):
 
 def test_a_client_that_always_loses_gives_up(store: Store) -> None:
     busy = Store(Busy(store.driver), store.retry)
-    with pytest.raises(DriverError, match=f"took the numbers of {ledger.TRIES} entries"):
+    with pytest.raises(DriverError, match=f"other clients took {ledger.TRIES} numbers"):
         ledger.append(busy, {})
     assert ledger.check(ledger.read_all(store)) is None
 
@@ -401,6 +401,9 @@ def test_entries_are_kept_for_their_time(app: App, store: Store) -> None:
     assert len(ledger.read_all(store)) == 4
     collect_garbage("local", settings=settings)
     assert [name for name, _ in ledger.read_all(store)] == [key(3), key(4)]
+    kept = PROVIDER.provisioner(app.settings).ensure("fsd", 1, 1)
+    assert kept == PROVIDER.provisioner(app.settings).find("fsd")  # which knows that entries of 31 days may be missing
+    assert 29.9 < kept_s(kept) / DAY_S < 30.1
     with pytest.raises(CheckFailed, match="entry 1 does not fit: it is missing, and so are those up to 2"):
         read_audit_log("local", settings=settings, home=app.home).verify()  # by what entry 3 says, entry 2 is of today
 

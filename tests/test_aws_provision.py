@@ -219,7 +219,7 @@ def test_an_arm64_function_gets_no_onnx_runtime(app: str, monkeypatch: pytest.Mo
         return found | {"Architectures": ["arm64"]} if operation == "get_function_configuration" else found
 
     monkeypatch.setattr(api.Api, "call", arm64)
-    with pytest.raises(InputError, match=rf"engine onnx: function {name} is arm64, .*: expected x86_64: 'fsd destroy .*--engine onnx'"):
+    with pytest.raises(InputError, match=rf"engine onnx: function {name} is arm64: expected x86_64, .*: 'fsd destroy .*--engine onnx'"):
         provisioner(engine="onnx").ensure(app, 1, 1)
     assert "engine" not in function.read(api.Api(REGION), app, name).names  # type: ignore[union-attr]
     provisioner(memory_mb=2000).ensure(app, 1, 1)  # rows go on

@@ -67,7 +67,7 @@ def test_an_identity_that_may_not_use_the_key_is_refused(azure: Api) -> None:
             identity(azure, "nobody"),
             "identity nobody may not use Microsoft.KeyVault/vaults/keys/read, ",
         ),
-        (identity(azure, "elsewhere", elsewhere), "expected that it has the role Key Vault Crypto Service Encryption User on vault vault"),
+        (identity(azure, "elsewhere", elsewhere), "expected the role Key Vault Crypto Service Encryption User on vault vault"),
         (
             azure.id("keyed", "Microsoft.ManagedIdentity/userAssignedIdentities/nothing"),
             "does not exist: expected the resource id",

@@ -24,6 +24,7 @@ from fsd_azure.provision import AzureProvisioner
 from fsd_conformance import emulators
 from fsd_conformance.emulators.azure import Functions
 from fsd_conformance.emulators.emulator import pointed
+from fsd_conformance.emulators.process import started
 from fsd_core.driver import WORKER, Code, Provisioner, Resources
 from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.names import generation_of
@@ -50,8 +51,7 @@ def azure() -> Iterator[Api]:
 @contextmanager
 def functions(folder: Path, *flags: str) -> Iterator[None]:
     """Within the block another local Functions host plays the Resource Manager; the other services are the file's own."""
-    server = Functions(folder, None, flags)
-    server.start()
+    server = started(lambda: Functions(folder, None, flags))
     try:
         with pointed({**os.environ, api.ENDPOINT: server.url}, ()):
             yield
@@ -239,7 +239,7 @@ def test_more_namespaces_for_an_app_that_is_there_are_not_passed_over(monkeypatc
     monkeypatch.setattr(function, "read", lambda requests, app: made)
     monkeypatch.delenv(connection_strings.SERVICE_BUS)
     assert provisioner(namespaces=1).ensure("x", 1, 1) == provisioner().ensure("x", 1, 1) == made
-    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' was made with 1: destroy it first, or keep 1"):
+    with pytest.raises(InputError, match=r"\[azure\] namespaces = 8: app 'x' has 1: expected 1, or destroy the app"):
         provisioner(namespaces=8).ensure("x", 1, 1)
 
 

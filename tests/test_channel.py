@@ -402,12 +402,12 @@ def test_a_flood_of_forged_frames_is_acknowledged_at_once(make: Make) -> None:
     channel = make("queue", 0, {0: [1]})
     assert isinstance(channel, QueueChannel)
     channel.prepare(0)
-    until(lambda: channel.meter.snapshot()["frames_dropped"] == count)
+    until(lambda: channel.meter.snapshot()["frames_dropped"] >= count)
     until(lambda: channel.meter.snapshot()["messages_received"] >= count + queues.LEFT_MESSAGES)
     driver.publish([Message(0, frame(b"mine"))])
     assert list(channel.receive(0)) == [(1, b"mine")]
     channel.finish()
-    assert channel.meter.snapshot()["messages_received"] == count + queues.LEFT_MESSAGES + 1
+    assert not channel._tokens  # all are acknowledged
     assert len(channel._left) == queues.LEFT_MESSAGES
 
 
@@ -557,7 +557,7 @@ def test_a_wait_past_the_deadline_names_the_missing_ranks(make: Make, kind: str)
     arrivals = channel.receive(0)
     assert next(arrivals) == (1, b"here")
     channel.me, began = evolve(channel.me, deadline=time.time()), time.monotonic()
-    with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(never heard of\)") as caught:
+    with pytest.raises(RunFailed, match=r"deadline, for rank 2 \(nothing received\)") as caught:
         list(arrivals)
     assert time.monotonic() - began < limits.START_S - 10  # which would be a stall
     assert caught.value.code is Code.DEADLINE

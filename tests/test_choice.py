@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,15 @@ import fsd_core.plan.row_workload
 from fsd_core import InputError, Result
 from fsd_core.cli.main import main
 from fsd_core.client.against import BYTES, compared
+from fsd_core.common.fields import Kind, key
+from fsd_core.common.sealed import seal, unseal
 from fsd_core.latency import Latency
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel
-from fsd_core.plan import kept
+from fsd_core.plan import kept, pricing
+from fsd_core.plan.choose import Candidate, Wishes, compare
 from fsd_core.plan.deciding import decide
+from fsd_core.plan.places import place
 from fsd_core.plan.predict import Platform
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.ways import Given
@@ -105,19 +110,76 @@ def test_a_plan_is_kept_by_digest(home: Path, monkeypatch: pytest.MonkeyPatch) -
         plan(deadline=100.0)  # another question
 
 
+@attrs.frozen
+class Found:
+    """What the next test keeps."""
+
+    found: int | str = key(Kind("a number or a text", lambda value: isinstance(value, int | str)))
+
+
 def test_kept_plans_are_bounded_and_damage_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remembered(home: Path, name: str, found: int | str) -> dict[str, Any]:
+        return kept.remembered(home, name, Found, lambda: {"found": found})
+
     monkeypatch.setattr(kept, "MOST_FILES", 3)
     for number in range(6):
-        assert kept.remembered(tmp_path, f"key{number}", lambda number=number: {"found": number}) == {"found": number}  # type: ignore[misc]
+        assert remembered(tmp_path, f"key{number}", number) == {"found": number}
     files = list((tmp_path / "plans").iterdir())
     assert len(files) == 3
     files[0].write_bytes(b"damaged")
-    assert kept.remembered(tmp_path, files[0].stem, lambda: {"found": "again"}) == {"found": "again"}
+    assert remembered(tmp_path, files[0].stem, "again") == {"found": "again"}
     monkeypatch.setattr(kept, "MOST_BYTES", 50)
-    assert kept.remembered(tmp_path, "large", lambda: {"found": "x" * 100}) == {"found": "x" * 100}
+    assert remembered(tmp_path, "large", "x" * 100) == {"found": "x" * 100}
     assert not list((tmp_path / "plans").iterdir())
     (tmp_path / "file").write_text("")
-    assert kept.remembered(tmp_path / "file", "key", lambda: {"found": 1}) == {"found": 1}  # it cannot be kept there
+    assert remembered(tmp_path / "file", "key", 1) == {"found": 1}  # it cannot be kept there
+
+
+def test_a_kept_plan_with_a_wrong_content_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def compared(*arguments: Any, **options: Any) -> list[Candidate]:
+        made.append(1)
+        return found
+
+    def priced_again() -> None:
+        pricing.priced(workload, [place("aws", {})], Wishes(), home=tmp_path)
+
+    model = fsd_core.open_model(MODEL)
+    workload = RowWorkload(model, open_inputs(INPUT, model.inputs))
+    found = compare(workload, [place("aws", {})], Wishes(), given=Given(split=1))
+    monkeypatch.setattr(pricing, "compare", compared)
+    priced_again()
+    (file,) = (tmp_path / "plans").iterdir()
+    good = unseal(file.read_bytes(), "")
+    assert len(made) == 1
+    way = next(number for number, each in enumerate(good["candidates"]) if each["prediction"])
+
+    def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        for name, below in value.items() if isinstance(value, dict) else ():
+            yield (*path, name)
+            yield from places(below, (*path, name))
+
+    def damaged(path: tuple[Any, ...], change: Callable[[dict[str, Any], str], Any]) -> None:
+        content = copy.deepcopy(good)
+        table: Any = content
+        for name in path[:-1]:
+            table = table[name]
+        change(table, path[-1])
+        file.write_bytes(seal(content))
+        before = len(made)
+        priced_again()
+        assert len(made) == before + 1, path
+        assert unseal(file.read_bytes(), "") == good
+
+    every = [("candidates",), ("stored_bytes",), *places(good["candidates"][way], ("candidates", way))]
+    assert len(every) > 40
+    for path in every:
+        damaged(path, lambda table, name: table.update({name: [{}]}))
+        if path[-2:-1] != ("usd_by_service",):
+            damaged(path, lambda table, name: table.pop(name))
+    damaged(("candidates", way, "newer"), lambda table, name: table.update({name: 1}))
+    damaged(("candidates",), lambda table, name: table.update({name: []}))
 
 
 def test_a_run_ends_with_what_was_predicted(result: Result, home: Path) -> None:

@@ -449,7 +449,7 @@ def test_deploy_gc_clean_destroy(fsd, home):
 def test_an_audit_says_what_does_not_hold(fsd):
     code, out, err = fsd("audit", "--app", "mine", "--json")
     assert code == 2
-    assert "nothing is deployed, or not all of it: expected a complete app: 'fsd deploy --provider local --app mine'" in err
+    assert "is not deployed, or not completely: expected a complete app: run 'fsd deploy --provider local --app mine' first" in err
     assert fsd("deploy", "--app", "mine", "--workers", 1, "--slots", 1)[0] == 0
     code, out, _ = fsd("audit", "--app", "mine", "--json")
     answer = one_object(out)

@@ -136,7 +136,7 @@ AWS["AWS_SHARED_CREDENTIALS_FILE"] = "/dev/null"
             {**NO_AZURE, "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential"},
             "no Azure credentials work: run 'az login'",
         ),
-        ("azure", {}, r"no Azure subscription is set: \[azure\] subscription in fsd.toml"),
+        ("azure", {}, r"no Azure subscription is set: expected \[azure\] subscription in fsd.toml"),
         ("gcp", {**NO_GOOGLE, **PROJECT}, "no Google Cloud credentials are found: run 'gcloud auth application-default login'"),
         ("gcp", NO_GOOGLE, "no Google Cloud credentials are found"),
         (

@@ -25,7 +25,7 @@ from fsd_conformance.emulators.cloud_storage_fields import merge
 from fsd_conformance.emulators.cloud_storage_store import Listing
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.google import CloudStorage
-from fsd_conformance.emulators.process import POINTERS
+from fsd_conformance.emulators.process import POINTERS, started
 
 ONCE = {"retry": None, "timeout": 30}
 CHUNK = 256 << 10
@@ -33,8 +33,8 @@ CHUNK = 256 << 10
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = CloudStorage(tmp_path_factory.mktemp("storage"))
-    server.start()
+    folder = tmp_path_factory.mktemp("storage")
+    server = started(lambda: CloudStorage(folder))
     yield server
     server.stop()
 

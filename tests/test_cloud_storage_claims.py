@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fsd_conformance.emulators import cloud_storage_claims as claims
 from fsd_conformance.emulators.google import CloudStorage
+from fsd_conformance.emulators.process import started
 
 Ask = Callable[..., tuple[int, dict[str, str], bytes]]
 REFUSED = b"not implemented by the local Cloud Storage"
@@ -40,8 +41,8 @@ VALUES: dict[str, object] = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudStorage]:
     """The local Cloud Storage."""
-    server = CloudStorage(tmp_path_factory.mktemp("storage"))
-    server.start()
+    folder = tmp_path_factory.mktemp("storage")
+    server = started(lambda: CloudStorage(folder))
     yield server
     server.stop()
 

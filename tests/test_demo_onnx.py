@@ -15,7 +15,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["demo", "--onnx"]) == 2
-    assert "the package onnx is not installed: expected the extra onnx; install fsd-inference[onnx]" in " ".join(
+    assert "the package onnx is not installed: expected the extra onnx: pip install 'fsd-inference[onnx]'" in " ".join(
         capfd.readouterr().err.split()
     )
     assert main(["demo", "--onnx", "--radixnet"]) == 2

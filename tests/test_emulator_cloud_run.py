@@ -19,6 +19,7 @@ pytest.importorskip("functions_framework")
 
 from cloud_run_emulator import FLAVOR, PLACE, PROJECT, Emulator, function
 from fsd_conformance.emulators import google
+from fsd_conformance.emulators.process import started
 from function_host import PATIENCE_S, ask, gone, package
 from host_cases import HttpHostCases
 from waiting import until
@@ -411,8 +412,7 @@ def test_uploaded_code_runs_without_what_is_in_this_checkout(tmp_path: Path) -> 
         def handle(request):
             return {"file": __file__, "beside": beside.NAME, "core": importlib.util.find_spec("fsd_core") is not None}
     """
-    storage = google.CloudStorage(tmp_path / "storage")
-    storage.start()
+    storage = started(lambda: google.CloudStorage(tmp_path / "storage"))
     try:
         with Emulator.running("--code", "zip", STORAGE_EMULATOR_HOST=storage.url) as emulator:
             kind = {"Content-Type": "application/json"}

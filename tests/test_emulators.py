@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,7 @@ import pytest
 from fsd_conformance import emulators
 from fsd_conformance.emulators import install
 from fsd_conformance.emulators.emulator import Emulator, pointed
-from fsd_conformance.emulators.process import Process, Server, free_port
+from fsd_conformance.emulators.process import Guard, PortTaken, Process, Server, free_port, started
 from fsd_core.cli import main
 from fsd_core.errors import InputError
 from waiting import until
@@ -117,6 +118,47 @@ def test_a_server_that_ends_says_why(tmp_path):
     with pytest.raises(InputError, match=r"emulator tiny: ended with code 7: the reason is this"):
         server.start()
     assert server.process is None
+
+
+def test_a_server_whose_port_is_taken_draws_another_one(tmp_path):
+    """Taken before its process starts, and while it starts. Once it has started, its address stays."""
+
+    class Late(Tiny):
+        program = f"""
+import os, sys
+if not os.path.exists("again"):
+    open("again", "w").close()
+    sys.exit("OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', " + sys.argv[1] + "): address already in use")
+{Tiny.program}"""
+
+        def child(self):
+            return Process.of(int(self.log.read_text().rpartition("child")[2].split()[0]))
+
+    made = []
+    with socket.socket() as other:
+
+        def make():
+            made.append(Late(tmp_path))
+            if len(made) == 1:
+                other.bind(("127.0.0.1", made[0].port))
+                other.listen()
+            return made[-1]
+
+        server = started(make)
+    assert (len(made), server) == (3, made[2])
+    child = server.child()
+    server.stop()
+    until(lambda: not child.alive())
+    (tmp_path / "again").unlink()
+    with pytest.raises(PortTaken, match=rf"emulator tiny: ended with code 1: .*{server.port}.*address already in use"):
+        server.start()
+    assert len(made) == 3
+
+
+def test_a_guard_leaves_no_pipe_open(tmp_path):
+    guard = Guard(tmp_path / "folder")
+    guard.end()
+    assert guard._process.stdin.closed
 
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path):

@@ -26,7 +26,7 @@ from fsd_conformance.emulators import azurite, install
 from fsd_conformance.emulators.amqp_proxy import AmqpProxy
 from fsd_conformance.emulators.azure import NAMESPACES, SUBSCRIPTION, Azure, Functions, bus_string
 from fsd_conformance.emulators.emulator import pointed
-from fsd_conformance.emulators.process import POINTERS
+from fsd_conformance.emulators.process import POINTERS, started
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from fsd_core.cli import main
 from fsd_core.driver import Resources
@@ -125,10 +125,9 @@ def test_azurite_without_node_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_proxy_sees_each_message_once(tmp_path: Path) -> None:
-    server = ServiceBusServer(tmp_path, None, {"one": ["a-queue"]})
+    server = started(lambda: ServiceBusServer(tmp_path, None, {"one": ["a-queue"]}))
     seen: Counter[str] = Counter()
     try:
-        server.start()
         with closing(AmqpProxy(server.ports["one"][0], lambda what: seen.update([what]))) as proxy:
             assert exchanged(bus_string([proxy.port]), "a-queue") == [b"one", b"two", b"xxx"]
             assert seen["a-queue"] == 2

@@ -20,7 +20,7 @@ from fsd_conformance.emulators import pubsub
 from fsd_conformance.emulators.emulator import pointed
 from fsd_conformance.emulators.google import Google
 from fsd_conformance.emulators.grpc_proxy import GrpcProxy
-from fsd_conformance.emulators.process import POINTERS, Server
+from fsd_conformance.emulators.process import POINTERS, Server, started
 from fsd_conformance.emulators.pubsub import PubSub
 from fsd_core.cli import main
 from fsd_core.errors import InputError
@@ -40,8 +40,8 @@ def running(tmp_path_factory):
         pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(pubsub.HOST, raising=False)
-        server = PubSub(tmp_path_factory.mktemp("pubsub"))
-        server.start()
+        folder = tmp_path_factory.mktemp("pubsub")
+        server = started(lambda: PubSub(folder))
         yield server
         server.stop()
 

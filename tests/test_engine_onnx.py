@@ -66,7 +66,7 @@ def start(tmp_path: Path, path: Path, images: Any) -> Callable[..., TensorResult
 
 
 def normalized() -> onnx.ModelProto:
-    """A model whose samples cannot be computed apart: it subtracts the mean of all of them."""
+    """A model whose samples cannot be computed separately: it subtracts the mean of all of them."""
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], "mean", axes=[0], keepdims=1),
         helper.make_node("Sub", ["x", "mean"], ["away"], "sub"),
@@ -153,9 +153,9 @@ def test_fsd_run_takes_inputs_and_writes_outputs_by_name(tmp_path: Path, capfd: 
 
 def test_an_axis_of_the_first_sizes_that_is_time_is_computed_whole(tmp_path: Path) -> None:
     model, x = saved(normalized(), tmp_path / "m.onnx"), np.random.default_rng(1).random((6, 4)).astype(np.float32)
-    reason = r"the samples of .* cannot be computed apart: output 'y' of two samples together differs from those of each alone: expected 1"
+    why = "output 'y' of two samples together differs from those of each alone"
     for name in ("data_parallel", "batch_size"):
-        with pytest.raises(InputError, match=f"{name} 2: {reason}"):
+        with pytest.raises(InputError, match=f"{name} 2: the samples of .* cannot be computed separately: {why}: expected 1"):
             run(model, x, home=tmp_path, **{name: 2})
     for axis in ("auto", "none"):
         opened: Any = open_run(model, {"x": x}, "auto", axis)
@@ -172,7 +172,7 @@ def test_a_chain_of_layers_is_offered_to_rows(tmp_path: Path) -> None:
     assert not isinstance(open_run(model, x, "onnx").model, Model)
     with pytest.raises(InputError, match="expected a chain of MatMul"):
         open_run(saved(normalized(), tmp_path / "n.onnx"), np.ones((3, 4), np.float32), "rows")
-    with pytest.raises(InputError, match="engine onnx: computes ONNX models: expected an ONNX file"):
+    with pytest.raises(InputError, match="model 'radixnet:1024:2': the engine onnx computes only ONNX models: expected an ONNX file"):
         open_run("radixnet:1024:2", "digits", "onnx")
 
 
@@ -291,7 +291,9 @@ def test_dtypes_of_inputs_widen(tmp_path: Path) -> None:
 
 def test_an_app_without_the_engine_names_the_command() -> None:
     app = Resources("mine", 8, 4, {"code": "0123456789abcdef"})
-    with pytest.raises(InputError, match=r"app mine on aws: .*: expected 'fsd deploy --provider aws --app mine --engine onnx' first"):
+    with pytest.raises(
+        InputError, match=r"app mine on aws: .*: expected it for this model: run 'fsd deploy --provider aws --app mine --engine onnx' first"
+    ):
         check_engine(app, "onnx", "aws")
     check_engine(app, "rows", "aws")
     check_engine(attrs.evolve(app, names={**app.names, "engine": "onnx"}), "onnx", "aws")

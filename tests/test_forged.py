@@ -131,7 +131,7 @@ def test_an_attacked_run_has_the_right_answer_and_no_file_shows_its_key(
     assert np.allclose(scipy.sparse.load_npz("out.npz").toarray(), right.toarray(), rtol=1e-4, atol=1e-4)
     assert main(["logs", answer["run"]]) == 0
     logs = capfd.readouterr().out
-    assert logs.count("drops what is damaged or forged") == WORKERS  # one line of each
+    assert logs.count("drops a damaged or forged message") == WORKERS  # one line of each
     assert len(packed) == WORKERS
     assert not any(shown(KEY, data) for data in (out.encode(), err.encode(), logs.encode(), *packed))
     assert [Path(file).name for file in showing(here)] == ["config="]

@@ -107,6 +107,8 @@ def test_answers_of_http_are_one_line(body: bytes, text: str, code: Code) -> Non
         (Answered("PERMISSION_DENIED", "User not authorized to perform this action."), "permission"),
         (Answered("forbidden", "x@y does not have storage.objects.get access to the object.", 403), "permission"),
         (Answered("RESOURCE_EXHAUSTED", "Quota exceeded for quota metric"), "quota"),
+        (Answered("FAILED_PRECONDITION", "projects/p/keyRings/r/cryptoKeys/k is not enabled, current state is: DISABLED."), "kms_key"),
+        (Answered("PERMISSION_DENIED", "it has not been used in project 1: visit cloudkms.googleapis.com"), "services enable cloudkms"),
         (Answered("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN"), "cannot be reached"),
         (http.ConnectionError("Max retries exceeded with url: / (Caused by NewConnectionError('x'))"), "cannot be reached"),
     ],

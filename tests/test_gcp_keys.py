@@ -12,7 +12,9 @@ import fsd_core
 from fsd_conformance import emulators
 from fsd_conformance.emulators.cloud_run_metadata import PROJECT_NUMBER
 from fsd_core import InputError
+from fsd_core.driver import Code
 from fsd_core.errors import DriverError
+from fsd_gcp import function as function_of
 from fsd_gcp import images, keys, policy
 from fsd_gcp.api import Api
 from fsd_gcp.names import Names
@@ -66,6 +68,7 @@ def test_a_key_encrypts_topics_bucket_and_function(gcp: Api) -> None:
     with pytest.raises(InputError, match=rf"\[gcp\] kms_key: app 'keyed' was made with {key}, not {key}2: expected {key}"):
         fsd_core.deploy("gcp", "keyed", {**SETTINGS, "kms_key": f"{key}2"}, workers=1, slots=1)
     assert fsd_core.deploy("gcp", "keyed", SETTINGS, workers=1, slots=1) == made  # who does not name the key does not remove it
+    function_of.remove(gcp, "keyed")  # then the key of the bucket says that there is a repository
     with recorded() as calls:
         assert "repository fsd-keyed" in fsd_core.destroy("gcp", "keyed", SETTINGS)
     needed |= {permission for call in calls for permission, _ in call.needs()}
@@ -95,6 +98,24 @@ def test_the_emulator_takes_a_key_of_a_function_only_with_a_repository_of_this_k
     with pytest.raises(DriverError, match=r"expected both or neither|is encrypted with"):
         gcp.call("cloudfunctions", "POST", f"v2/{PLACE}/functions", wanted, functionId="refused")
     images.remove(gcp, "elsewhere")
+
+
+def test_a_key_in_a_project_whose_policy_is_hidden(gcp: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy of the key itself is enough. If it is not, the line says what could not be read."""
+    mine, *others = keys.users(str(PROJECT_NUMBER))
+    full, half = new_key(gcp, "hidden", mine, *others), new_key(gcp, "hidden-half", *others)
+    call = gcp.call
+
+    def hidden(service: str, method: str, path: str, *rest: object, **query: str) -> dict[str, object]:
+        if path.endswith(":getIamPolicy"):
+            raise DriverError(Code.DENIED, "403 PERMISSION_DENIED")
+        return call(service, method, path, *rest, **query)
+
+    monkeypatch.setattr(gcp, "call", hidden)
+    keys.check(gcp, full)
+    said = f"{mine.partition(':')[2]} may not use .* \\(these credentials may not read the policy of its project\\): expected this permission"
+    with pytest.raises(InputError, match=said):
+        keys.check(gcp, half)
 
 
 def test_a_key_that_may_not_be_used_is_refused_before_anything_is_made(gcp: Api) -> None:

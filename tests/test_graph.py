@@ -437,7 +437,9 @@ def test_only_a_regular_file_is_read(tmp_path: Path, kind: str) -> None:
 def test_without_the_packages_one_line_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(layers([4, 3, 2]), tmp_path / "m.onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(InputError, match=r"the package onnx is not installed: expected the extra onnx; install fsd-inference\[onnx\]"):
+    with pytest.raises(
+        InputError, match=r"the package onnx is not installed: expected the extra onnx: pip install 'fsd-inference\[onnx\]'"
+    ):
         open_graph(path)
 
 

@@ -242,7 +242,7 @@ def test_own_rows_and_a_start(each: str) -> None:
 @pytest.mark.skipif(not compiled.instruction_sets(), reason="the compiled kernel is not built")
 @pytest.mark.parametrize(
     ("indptr", "indices", "word"),
-    [([0, 1, 2], [0, 3], "index is outside"), ([0, 1, 2], [-1, 0], "index is outside"), ([0, 2, 1], [0, 1], "indptr"),
+    [([0, 1, 2], [0, 3], "index 3: expected"), ([0, 1, 2], [-1, 0], "index -1: expected"), ([0, 2, 1], [0, 1], "indptr"),
      ([0, 3, 2], [0, 1], "indptr"), ([0, 1], [0, 1], "size"), ([1, 1, 2], [0, 1], "indptr")],
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_refused(indptr: list[int], indices: list[int], word: str) -> None:

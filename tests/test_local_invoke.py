@@ -114,7 +114,7 @@ def test_children_of_a_function_are_its_siblings_and_end_with_the_host(make: Cal
     ],
 )
 def test_how_a_function_ended_is_reported(make: Callable[..., App], cold: bool, order: dict[str, object], reason: str) -> None:
-    app = make(memory_mb=256, timeout_s=2 if "time" in reason else 600, cold=cold)
+    app = make(memory_mb=256, timeout_s=2 if "time limit" in reason else 600, cold=cold)
     app.invoker.invoke(WORKER, json.dumps({"app": "app", "key": "probe/k", **order}).encode())
     told, layer, nonce = json.loads(app.told("probe/k/report"))
     assert told == reason

@@ -525,7 +525,7 @@ def test_wrong_words_are_one_line(fsd: Any, words: tuple[str, ...], told: str) -
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda file: file.unlink(), "its log is gone: expected the file"),
+        (lambda file: file.unlink(), "its log is missing: expected the file"),
         (lambda file: file.write_bytes(file.read_bytes().replace(b"hello", b"hellx")), "is damaged"),
         (lambda file: file.write_bytes(b""), "is damaged"),
         (lambda file: file.write_bytes(seal({"version": 2})), "of another version of fsd: its version is 2, expected 1"),

@@ -203,7 +203,7 @@ def test_one_with_neither_links_nor_locks_is_refused(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("os.link", refused)
     monkeypatch.setattr("fcntl.flock", refused)
-    with pytest.raises(InputError, match="neither hard links nor locks: set FSD_HOME or \\[local\\] root"):
+    with pytest.raises(InputError, match="neither hard links nor locks: expected one of them: set FSD_HOME or \\[local\\] root"):
         PROVIDER.provisioner({"root": str(tmp_path)}).ensure("fsd", 1, 1)
 
 

@@ -117,7 +117,7 @@ def test_it_leaves_nothing_behind(found: fsd_core.Measurement, home: Path) -> No
 def test_what_it_says_beforehand(found: fsd_core.Measurement, steps: list[Progress]) -> None:
     first = steps[0]
     assert first.phase == "ask"
-    assert first.text.startswith("local: will ask for at most about ")
+    assert first.text.startswith("local: will request at most about ")
     done = [(step.done, step.total) for step in steps if step.phase == "measure"]
     assert done == sorted(done)
     assert done[-1] == (5, 5)

@@ -18,6 +18,7 @@ from fsd_core import Result, run
 from fsd_core.channel.kept import KEPT_BYTES
 from fsd_core.client import expected
 from fsd_core.client.job import Progress
+from fsd_core.client.rows import rows_work
 from fsd_core.driver import Code, InvokeLimits
 from fsd_core.errors import InputError, RunFailed
 from fsd_core.model import Csr, Model, radixnet
@@ -25,6 +26,7 @@ from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import ExchangePlan, Parallel, partition
 from fsd_core.plan.batches import MARGIN, cut
 from fsd_core.plan.memory import LayerSizes, RankMemory, RankSizes, layer_sizes
+from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.protocol.shard import READS, ShardReader, build
 
 MB = 1 << 20
@@ -98,9 +100,9 @@ def test_a_worker_over_its_memory_is_ended_and_says_what_to_do(start: Callable[.
 
 def test_a_layer_that_does_not_fit_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    columns = np.sort(rng.permuted(np.tile(np.arange(1024), (1024, 1)), axis=1)[:, :900], axis=1).astype(np.int32)
+    columns = np.sort(rng.permuted(np.tile(np.arange(2048), (1024, 1)), axis=1)[:, :1800], axis=1).astype(np.int32)
     values = rng.standard_normal(columns.size, np.float32)
-    weights = Csr(np.arange(0, columns.size + 1, 900), columns.ravel(), values, (1024, 1024))
+    weights = Csr(np.arange(0, columns.size + 1, 1800), columns.ravel(), values, (1024, 2048))
     layer = radixnet(1024, 1).layers[0]
     wide = Model((type(layer)(weights, layer.bias, "relu", None, False),), "wide")
     settings = {"root": str(tmp_path / "root"), "memory_mb": 64}
@@ -117,7 +119,7 @@ def test_the_smallest_number_of_workers_that_is_named_fits() -> None:
     assert "layer 7 needs" in line
     ranks = int(line.rpartition("tensor_parallel ")[2].split()[0])
     part = LayerSizes(16384 // ranks, 16384 // ranks, 16384, 20_000_000 // ranks)
-    assert cut([RankSizes((part,))], 10, None, Parallel(1, 1, ranks), 1, LIMITS, "local").samples == [10]
+    assert sum(cut([RankSizes((part,))], 10, None, Parallel(1, 1, ranks), 1, LIMITS, "local").samples) == 10
     with pytest.raises(InputError, match="more workers do not help"):
         cut([layers], 10, None, Parallel(), 1, LIMITS.__class__(1, None, 30 * MB, None, "", "", process_bytes=34 * MB), "local")
 
@@ -152,6 +154,38 @@ def test_a_rank_that_waits_for_an_earlier_stage_loads_all_that_fits_meanwhile() 
     assert small is not None
     assert READS < small.ahead < less.ahead
     assert small.bytes <= two + 30 * MB
+
+
+def test_what_is_predicted_for_a_run_knows_the_live_samples_and_its_cut_does_not(tmp_path: Path) -> None:
+    model, inputs = radixnet(1024, 4), open_inputs("random:2000:0.2:1", 1024)
+    live = [1.0, 0.5, 0.1, 0.02, 0.02]
+    for parallel in (Parallel(1, 1, 2), Parallel(1, 2, 1)):
+        work = rows_work(RowWorkload(model, inputs), parallel, None, "block", 0, tmp_path, lambda *_: None)
+        cut = work.batches(LIMITS.__class__(1, None, 2048 * MB, None, "", "", process_bytes=34 * MB), "local")
+        bound, told, unknown = [rank.bytes for rank in cut.ranks], work.needs(cut, LIMITS, live), work.needs(cut, LIMITS, None)
+        assert unknown == bound
+        assert work.needs(cut, LIMITS, [1.0] * 5) == bound
+        if parallel.tensor > 1:
+            assert all(34 * MB < mine < most - 2 * MB for mine, most in zip(told, bound, strict=True))
+        else:  # a sample was computed to find the stages: the run is cut by it
+            assert told == bound
+
+
+def test_what_arrives_in_later_layers_counts_as_gaps_of_the_heap() -> None:
+    sizes = [LayerSizes(256, 256, 768, 8192, number=number, sends=768, largest=256) for number in range(1, 11)]
+    many, one = (
+        RankSizes(tuple(sizes)).predicted(1000, LIMITS, keep=False, live=[1.0] * more + [0.0] * (10 - more)).bytes for more in (10, 1)
+    )
+    assert many - one == pytest.approx(0.9 * 768 * 4 * 1000, rel=0.01)
+
+
+def test_requests_under_way_have_their_bytes_and_all_but_one_of_them_their_weights() -> None:
+    layers = RankSizes(tuple(LayerSizes(16384, 16384, 0, 524_288, number=number) for number in range(1, 61)))
+    ready, stored = layers.layers[0].ready_bytes, layers.layers[0].stored_bytes
+    none, one, two, four = (layers.predicted(1, LIMITS, keep=False, ahead=ahead).bytes for ahead in (0, 1, 2, 4))
+    assert two - one == pytest.approx(stored, rel=0.01)
+    assert four - two == 2 * ready
+    assert one - none < ready + stored  # the only request under way is for the layer that is made
 
 
 def test_smaller_micro_batches_leave_room_for_the_weights() -> None:

@@ -144,6 +144,22 @@ def test_save_and_load(tmp_path, make):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["m"]
 
 
+def test_a_plan_trusts_the_checksums_of_a_model_and_a_run_does_not(tmp_path):
+    model = radixnet(1024, 2)
+    save(model, tmp_path / "m")
+    loaded = load(tmp_path / "m", checksums=False)
+    assert model.digest in loaded.recipe
+    assert loaded.digest == model.digest
+    (file,) = (tmp_path / "m").glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    place = data.index(np.full(8, 1 / 16, np.float32).tobytes())
+    data[place : place + 4] = np.float32(1 / 8).tobytes()
+    file.write_bytes(data)
+    assert load(tmp_path / "m", checksums=False).layers[0].weights.values.max() == np.float32(1 / 8)
+    with pytest.raises(InputError, match="corrupt: its checksum is"):
+        load(tmp_path / "m")
+
+
 def test_layers_are_spread_over_files_of_bounded_size(tmp_path, monkeypatch):
     model = radixnet(1024, 5)
     monkeypatch.setattr(store, "_FILE_BYTES", 600_000)

@@ -174,9 +174,9 @@ def test_a_run_of_a_trained_model_gives_the_answer_of_onnx_runtime(
     ("name", "split"), [("silero_vad", True), ("ch_ppocr_mobile_v2.0_cls_infer", False), ("paraphrase-MiniLM-L3-v2", False)]
 )
 def test_a_plan_of_a_trained_model_says_what_is_best(models: Path, tmp_path: Path, name: str, split: bool) -> None:
-    """``split``: samples cannot be computed apart, which the plan shows."""
+    """``split``: samples cannot be computed separately, which the plan shows."""
     path = models / f"{name}.onnx"
     plan = fsd_core.make_plan(path, given(path, MODELS[name][0], 4), providers=["aws"], engine="onnx", home=tmp_path)
     assert plan.reason.startswith("One function is best here")
     whys = [each.why for each in plan.candidates if each.parallel.data > 1 and not each.feasible]
-    assert any("samples cannot be computed apart: input 'state' has the fixed size 2" in why for why in whys) == split
+    assert any("samples cannot be computed separately: input 'state' has the fixed size 2" in why for why in whys) == split

@@ -111,7 +111,7 @@ def test_a_plan_chooses_and_says_what_cannot_be(path: Path, images: Any, tmp_pat
     alone = fsd_core.make_plan(path, images, providers=["aws"], engine="onnx", batch_axis="none", home=tmp_path)
     (refused,) = (each for each in alone.candidates if each.parallel == Parallel(data=2))
     assert not refused.feasible
-    assert refused.why.startswith("samples cannot be computed apart: ")
+    assert refused.why.startswith("samples cannot be computed separately: ")
     with pytest.raises(
         fsd_core.InputError, match=r"residual: fits no function however it is split: .* needs .* GB, a function has 0.0671 GB"
     ):

@@ -81,7 +81,7 @@ def test_an_answer_is_kept_whatever_its_names_and_whatever_is_expected(
     out = tmp_path / "out.npz"
     command = ["run", str(model), str(tmp_path / "x.npz"), "--workers", "1", "--output", str(out), "--expect", str(tmp_path / "wrong.npz")]
     assert main(command) == 2
-    assert "wrong.npz: expected 'a/b' of shape (2, 8): the output has shape (3, 8)" in capfd.readouterr().err
+    assert "wrong.npz: the values for output 'a/b' have shape (2, 8): expected (3, 8), the shape of the output" in capfd.readouterr().err
     wanted = dict(zip(names, answer(model, {"x": X}), strict=True))
     for found in (read_expected_tensors(out, open_graph(model)), open_tensors(out), open_tensors(dict(np.load(out)))):
         assert found is not None
@@ -153,6 +153,8 @@ def test_ranks_of_a_stage_do_not_keep_what_is_no_array(tmp_path: Path) -> None:
     ]
     model = made(nodes, {"x": ["N", 8]}, {"z": ["N", 8]}, {"w": np.eye(8, dtype=np.float32)}, opset=19)
     graph = open_graph(saved(model, tmp_path / "m.onnx"))
-    with pytest.raises(InputError, match=r"tensor_parallel 2: .*m.onnx: an exchange has to keep a tensor: 'b' is no tensor of numbers"):
+    with pytest.raises(
+        InputError, match=r"tensor_parallel 2: .*m.onnx: the ranks of a stage cannot exchange a tensor: 'b' is no tensor of numbers"
+    ):
         stages_work(graph, {"x": X}, 2, None, 1, 2)
     assert stages_work(graph, {"x": X}).parallel.tensor == 1

@@ -58,5 +58,5 @@ def test_a_solver_that_dies_is_an_error() -> None:
 
 def test_without_the_library_there_is_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mtkahypar", None)
-    with pytest.raises(InputError, match="mtkahypar, which is not installed"):
+    with pytest.raises(InputError, match="mtkahypar is not installed: expected it for an estimate"):
         estimate(sparse([40, 40, 40], 0.1), 4)

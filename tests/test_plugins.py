@@ -178,7 +178,7 @@ def test_doctor_names_what_cannot_be_imported(fsd: Fsd) -> None:
     ("name", "said"),
     [
         ("broken", "package acme-for-fsd 2.1 is installed, but acme_fsd.broken:PROVIDER cannot be imported"),
-        ("old", "package acme-for-fsd 2.1 needs version 0 of the contract: expected contract = 1, that of this fsd"),
+        ("old", "package acme-for-fsd 2.1 needs version 0 of the contract: expected contract = 1, the version of this fsd"),
         ("silent", "package acme-for-fsd 2.1 does not say which version of the contract it needs: expected contract = 1"),
     ],
 )
@@ -200,7 +200,7 @@ def test_two_packages_with_a_file_of_the_same_name(fsd: Fsd, package: Path, tmp_
     lines = '[project]\nname = "a-other"\nversion = "7"\n[project.entry-points."fsd.providers"]\naaa = "fsd_other:PROVIDER"\n'
     (other / "pyproject.toml").write_text(lines)
     with importable(other, tmp_path / "metadata"):
-        both = "the packages a-other 7 and acme-for-fsd 2.1 have a file of this name: expected only one"
+        both = "the packages a-other 7 and acme-for-fsd 2.1 have a file of this name: expected one package"
         for load, name in ((cost.load, "acme-1"), (load_table, "acme-lan"), (cost.default_tariff, "acme")):
             with pytest.raises(InputError, match=both):
                 load(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 
 import fsd_core
 import fsd_core.plan.batches
+import fsd_core.plan.places
 from fsd_core import ExchangePlan, InputError, Layer, Model
 from fsd_core.cli.main import main
-from fsd_core.client import collect, follow
+from fsd_core.client import collect, follow, job
+from fsd_core.codec import Encoder, pack
 from fsd_core.cost import load as load_tariff
 from fsd_core.driver import MessageLimits
 from fsd_core.kernel import Block, Fused, Weights, compiled
@@ -26,19 +29,21 @@ from fsd_core.model import Csr
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
-from fsd_core.plan import ending, simulate
 from fsd_core.plan import facts as facts_module
+from fsd_core.plan import following, simulate
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
 from fsd_core.plan.counts import exchange
-from fsd_core.plan.facts import Facts, described, learn
-from fsd_core.plan.making import Plan
+from fsd_core.plan.ending import recorded
+from fsd_core.plan.facts import Facts, described, fewer, learn, order
+from fsd_core.plan.launching import Begun
+from fsd_core.plan.making import Plan, nothing
 from fsd_core.plan.polling import Bundles, Inbox
-from fsd_core.plan.predict import PARTS, Platform, Prediction, predict
+from fsd_core.plan.predict import PARTS, Platform, Prediction, middle, predict
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Step
 from fsd_core.plan.traffic import Estimator, of_partition
-from fsd_core.plan.ways import Place
+from fsd_core.plan.ways import Given, Place
 from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
 from fsd_core.worker import rank
@@ -81,6 +86,15 @@ def test_facts_count_live_samples_and_name_their_error(model: Model, facts: Fact
     assert abs(some.live[0] - 4000) < 1
     assert (facts.work_s > 0).all()
     assert (some.work_s > 0).all()  # also of layers that were not reached
+
+
+def test_live_samples_are_followed_through_layers_that_the_time_does_not_reach(model: Model) -> None:
+    x = open_inputs("random:12:0.02:1", model.inputs).toarray().T
+    whole, short = facts_module._pass(model, x, math.inf), facts_module._pass(model, x, 0.0)
+    assert (whole.reached, short.reached) == (6, 1)
+    assert short.live[0] > whole.live[-1]
+    facts_module._onward(model, short)
+    assert [*short.live, *short.later] == whole.live  # 12 samples are so few that all of them go on
 
 
 class Clock:
@@ -128,7 +142,47 @@ def test_bytes_of_a_sample_are_those_of_all_samples(facts: Facts) -> None:
     assert some == pytest.approx(whole, rel=0.15)
 
 
+def test_the_kernel_finds_what_scipy_finds(model: Model) -> None:
+    x = open_inputs("random:100:0.2", model.inputs).toarray().T.astype(np.float32)
+    ours, theirs = facts_module._kernel_pass(model, x), facts_module._pass(model, x, math.inf)
+    assert ours.live == theirs.live
+    assert [number for number, _, _ in ours.probes] == list(range(6))
+    for mine, other in zip(ours.blocks, theirs.blocks, strict=True):
+        np.testing.assert_array_equal(mine.live, other.live)
+        np.testing.assert_allclose(mine.values, other.values, rtol=1e-4, atol=1e-5)
+
+
+def test_fewer_samples_are_the_same_in_all_layers() -> None:
+    def block(live: list[int]) -> Block:
+        return Block(np.zeros((2, 1 + len(live)), np.float32), np.array(live, np.int32), 1000)
+
+    first, second = (set(fewer(block(live), 20).live.tolist()) for live in (list(range(0, 1000, 2)), list(range(0, 1000, 10))))
+    until = max(order(np.array(sorted(first))))
+    assert len(first) == 20
+    assert {each for each in second if order(np.array([each]))[0] <= until} == {each for each in first if each % 10 == 0}
+
+
 # Traffic and counts
+
+
+@pytest.mark.parametrize("shape", [Parallel(tensor=2), Parallel(pipeline=2, tensor=2)], ids=["tensor", "mixed"])
+def test_payloads_are_those_that_an_encoder_makes(model: Model, facts: Facts, shape: Parallel) -> None:
+    made = partition(model, shape.parts, "block", stages=shape.pipeline)
+    plan = ExchangePlan(model, made)
+    encoders = [Encoder() for _ in range(shape.parts)]
+    split = of_partition(facts, made, plan, shape, [SAMPLES])
+    assert len(split.steps) == 5
+    for step in split.steps:
+        block = facts.blocks[step.layer - 1]
+        assert block is not None
+        sent = [
+            len(encoders[source].encode(target, pack(block.take(plan.sends(step.layer, source)[target]))))
+            for source, target in zip(step.sources.tolist(), step.targets.tolist(), strict=True)
+        ]
+        assert step.payloads(1.0).sum() == pytest.approx(sum(sent), rel=0.02)
+    estimate = Estimator(facts).split(shape, made.starts, [SAMPLES])
+    for ours, theirs in zip(estimate.steps, split.steps, strict=True):
+        assert ours.payloads(1.0).sum() == pytest.approx(theirs.payloads(1.0).sum(), rel=0.25)
 
 
 def test_an_estimate_moves_the_rows_of_the_block_partition(model: Model, facts: Facts) -> None:
@@ -259,20 +313,77 @@ def test_a_receive_brings_what_is_there() -> None:
     assert done == pytest.approx(2.0)
     assert inbox.receives == [2]  # one for the two at 1.0, one for the third
     inbox.receive(np.array([[3.0]]), np.array([[[1.5, np.inf, np.inf, np.inf]]]), np.array([[1.0, 0.0, 0.0, 0.0]]), 100.0)
-    assert inbox.receives == [2]  # the message was there at 2.0, and the second receive took it
+    assert inbox.receives == [3]  # the message came at 1.5, and a receive of the step before brought it alone
     inbox.finish()
     assert inbox.acks == [1]
 
 
 def test_the_client_looks_as_often_as_it_does() -> None:
-    names = ("FIRST_POLL_S", "LAST_POLL_S", "POLLS_LATE", "ERROR_POLL_S", "CHECK_S")
-    assert [getattr(ending, name) for name in names] == [getattr(follow, name) for name in names]
-    assert (ending.AT_ONCE, simulate.POOL_THREADS) == (collect.AT_ONCE, rank.THREADS)
-    for seconds, get in ((0.5, 0.03), (3.0, 0.03), (20.0, 0.01), (120.0, 0.2)):
+    names = ("FIRST_POLL_S", "LAST_POLL_S", "POLLS_LATE", "ERROR_POLL_S", "CHECK_S", "STORE_CHECKS")
+    assert [getattr(following, name) for name in names] == [getattr(follow, name) for name in names]
+    assert (following.AT_ONCE, following.POOL, simulate.POOL_THREADS) == (collect.AT_ONCE, job.POOL_THREADS, rank.THREADS)
+    for seconds, took in ((0.5, 0.03), (3.0, 0.03), (20.0, 0.01), (120.0, 0.2)):
+        gets = exactly(load_table("aws"), get=took)
+        zero = np.zeros((1, 2))
+        begun = Begun(zero, zero, zero, np.zeros(1))
+        outputs = np.array([[[seconds, seconds + 1.0]]])  # of two ranks, which write their records at the same time
+        pieces = following.written_pieces(outputs, np.array([True, True]), 1, 1)
+        found = following.collected(Sampler(gets, 1, 0), begun, pieces, outputs, 2, 0.0)
         looks, now = 0, 0.0
-        while now < seconds:
-            looks, now = looks + 1, now + get + min(follow.LAST_POLL_S, max(follow.FIRST_POLL_S, now / follow.POLLS_LATE))
-        assert ending.polls(np.array([seconds]), np.array([get])) == pytest.approx(looks, rel=0.05, abs=1)
+        for piece in (seconds, seconds + 1.0):
+            while now + took / 2 < piece:
+                looks, now = looks + 1, now + took
+                now += min(follow.LAST_POLL_S, max(follow.FIRST_POLL_S, now / follow.POLLS_LATE))
+            now += took
+        seen = now
+        checks = sum(1 for _ in np.arange(0.0, seen, follow.CHECK_S + took + (follow.ERROR_POLL_S + took) / 2)) - 1
+        more = seen / (follow.ERROR_POLL_S + took) + (2 if checks else 0) + checks + checks // follow.STORE_CHECKS
+        assert found.answer == pytest.approx(seen, rel=0.05)
+        assert found.gets == pytest.approx(looks + more, rel=0.05, abs=2)
+
+
+def exactly(table: Table, **seconds: float) -> Table:
+    """The table with these verbs alone, each of which always takes so long."""
+    rows = {
+        verb: attrs.evolve(table.rows[verb], p50_ms=1000 * each, p90_ms=1000 * each, p99_ms=1000 * each, second_share=0.0)
+        for verb, each in seconds.items()
+    }
+    return attrs.evolve(table, rows=rows)
+
+
+def test_a_rank_that_misses_bundles_looks_for_failures_once_a_second() -> None:
+    sampler, local = still()
+    for weight, every in ((1.0, 0.2), (15.0, 3.0)):  # steps of 0.2 s, in each of which a get comes before the bundle
+        bundles = Bundles(sampler, local, np.zeros((1, 1)), False, weight)
+        bundles.receive(np.zeros((1, 1)), np.zeros((1, 1, 1)), np.zeros((1, 1)), np.zeros((1, 1), bool))
+        before = bundles.gets[0]
+        for at in np.arange(every, 12.1, every):
+            bundles._look(np.array([[at]]))
+        assert bundles.gets[0] - before == pytest.approx(12, abs=1)
+
+
+def test_rank_0_acknowledges_the_end_with_what_it_has() -> None:
+    sampler, local = still()
+    shape = (1, 1, 4)
+    for tokens, acks in ((0.0, 1.0), (5.0, 0.0), (9.0, 1.0)):  # three ranks tell it that their outputs are written
+        _, counts = recorded(
+            sampler,
+            local,
+            np.zeros(shape),
+            np.ones(shape),
+            np.ones(shape),
+            np.array([tokens]),
+            channel="queue",
+            eager=False,
+            workers=4,
+        )
+        assert counts["ack_requests"] == [acks]
+
+
+def test_a_figure_of_several_seeds_is_the_median_of_one_run_of_each() -> None:
+    values = np.array([1.0, 5.0, 9.0, 2.0, 6.0, 100.0, 3.0])
+    assert middle(values, 3) == 5.5  # of (1, 5, 9) and (2, 6, 100)
+    assert middle(values, 0) == middle(values, 1) == 5.0
 
 
 def test_workers_share_cores_only_while_they_compute(monkeypatch: pytest.MonkeyPatch, facts: Facts) -> None:
@@ -434,7 +545,9 @@ def test_what_cannot_be_is_shown_with_its_reason(facts: Facts) -> None:
 
 
 def test_nothing_possible_is_an_error_with_the_nearest(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"deadline 0\.1: the fastest way, .* takes .* s \(p95\): expected"):
+    with pytest.raises(
+        InputError, match=r"deadline 0\.1: the fastest way, .* takes .* s \(p95\), most of it to start functions: expected at least"
+    ):
         fsd_core.make_plan(model, "random:10", providers=["aws"], deadline=0.1)
     with pytest.raises(InputError, match=r"budget 1e-09: the cheapest way, .* costs .* USD: expected"):
         fsd_core.make_plan(model, "random:10", providers=["aws"], budget=1e-9)
@@ -443,6 +556,20 @@ def test_nothing_possible_is_an_error_with_the_nearest(model: Model, monkeypatch
         fsd_core.make_plan(dense(2, 3000, 3000), "random:8", providers=["local"], settings={"local": {"memory_mb": 64}})
     with pytest.raises(InputError, match="providers: 'amazon' is not installed"):
         fsd_core.make_plan(model, "random:10", providers=["amazon"])
+
+
+def test_the_nearest_ways_to_both_limits_meet_one_of_them(plan: Plan) -> None:
+    made = plan.choice.prediction
+    assert made is not None
+    fast, cheap = (
+        attrs.evolve(plan.choice, prediction=attrs.evolve(made, seconds={"p50": seconds, "p95": seconds}, usd=usd), why="misses a limit")
+        for seconds, usd in ((1.0, 2.0), (10.0, 1.0))
+    )
+    line = nothing("mine", [fast, cheap], Wishes(deadline=5.0, budget=1.5))
+    assert re.search(r"^deadline 5: the fastest way within the budget, .*, takes 10 s \(p95\), .*: expected at least 10;", line), line
+    assert re.search(r"; budget 1\.5: the cheapest way within the deadline, .*, costs 2 USD: expected at least that$", line), line
+    assert "within" not in nothing("mine", [fast, cheap], Wishes(deadline=0.5, budget=0.5))
+    assert nothing("mine", [fast, cheap], Wishes(deadline=0.5, budget=5.0)).count("expected") == 1
 
 
 def test_the_command_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -463,6 +590,14 @@ def test_the_command_refuses_one_file_for_both(tmp_path: Path, monkeypatch: pyte
     assert main([*words, "--write", "page.html", "--report", str(tmp_path / "page.html")]) == 2
     assert "page.html: --write names the same file: expected two files" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_by_pulls_says_that_its_table_is_for_streams() -> None:
+    for receive, said in (("pull", True), ("stream", False)):
+        where = fsd_core.plan.places.place("gcp", {"receive": receive})
+        found = compare(RowWorkload.of(described([64, 64], 8)), [where], Wishes(), given=Given(split=Parallel(tensor=2)), colds=[True])
+        notes = {note for each in found if each.prediction for note in each.prediction.notes}
+        assert any("open stream" in note for note in notes) == said
 
 
 def test_a_candidate_without_a_prediction_has_the_same_keys(plan: Plan) -> None:

@@ -20,8 +20,9 @@ from fsd_core.providers.addresses import elsewhere
 from fsd_core.providers.app_name import check_app, check_size
 from fsd_core.providers.names import generation_of, new_generation, queue_name, shortened
 from fsd_core.providers.probes import PROBE, probe_function, probe_queues
-from fsd_core.providers.provisioning import remove_store
+from fsd_core.providers.provisioning import _forgotten, remove_store
 from fsd_core.providers.requests import Requests, reporting_to
+from fsd_core.providers.settings import FORGOTTEN, RETENTION
 from fsd_local import LocalProvider
 from fsd_local.errors import classify
 from fsd_local.invoke import LocalInvoker, LocalLaunch
@@ -324,3 +325,13 @@ def test_a_long_name_is_cut_and_stays_different() -> None:
     cut = {shortened("a" * 30 + end, 20) for end in "bcd"}
     assert len(cut) == 3
     assert {len(name) for name in cut} == {20}
+
+
+def test_a_longer_retention_remembers_what_the_shorter_one_may_have_removed() -> None:
+    def forgotten(days: int, **had: str) -> dict[str, str]:
+        return _forgotten(had, {RETENTION: str(days)})
+
+    assert forgotten(30) == forgotten(30, **{RETENTION: "30"}) == forgotten(10, **{RETENTION: "30"}) == {}
+    found = forgotten(365, **{RETENTION: "30"})
+    assert 29.9 < (time.time() - int(found[FORGOTTEN])) / 86400 < 30.1
+    assert forgotten(365, **{RETENTION: "30", FORGOTTEN: "99999999999"}) == {FORGOTTEN: "99999999999"}  # once for all

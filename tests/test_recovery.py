@@ -14,7 +14,7 @@ import pytest
 
 from fsd_core.channel import ChannelConfig, HybridChannel, News, NewsList, QueueChannel, RankIdentity, StallLimit, Superseded, kept_budget
 from fsd_core.channel.frames import KEY_BYTES, Frame, Kind
-from fsd_core.channel.kept import KEPT_BYTES, RECORD_BYTES, Kept, Sent, unpack
+from fsd_core.channel.kept import KEPT_BYTES, RECORD_BYTES, Kept, Sent, Shelf, unpack
 from fsd_core.channel.mailbox import Duplicate, Mailbox
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.stragglers import Stragglers
@@ -102,19 +102,32 @@ def test_damaged_news_end_the_run(store: Store) -> None:
 # What is kept
 
 
+def steps(kept: Kept, target: int, step: int) -> list[int]:
+    """The steps of what was sent to ``target`` from ``step`` on."""
+    parts = kept.of(target, step)
+    assert parts is not None
+    return [each.step for part in parts for each in part]
+
+
+def ended(kept: Kept) -> tuple[int, bytes]:
+    end = kept.end()
+    assert end is not None
+    return end
+
+
 def test_what_is_kept_comes_back_from_a_record() -> None:
     kept = Kept(1000)
     for target, step in ((1, 0), (2, 0), (1, 3)):
         kept.add(Sent(target, step, Kind.PAYLOAD, b"%d/%d" % (target, step)))
-    assert kept.bytes == 9
-    assert [each.step for each in kept.of(1, 1) or ()] == [3]
-    body = records.join(seal({"rank": 0}), kept.pack())
+    assert kept.peak_bytes == 9
+    assert steps(kept, 1, 1) == [3]
+    body = records.join(seal({"rank": 0}), ended(kept)[1])
     record, left = records.kept(body)
     assert (record, [each.body for each in unpack(left, 1)]) == ({"rank": 0}, [b"1/0", b"1/3"])
     for at in range(len(left)):
-        with pytest.raises(RunFailed, match="what a rank kept in its record is damaged"):
+        with pytest.raises(RunFailed, match="the payloads that a rank kept are damaged"):
             list(unpack(left[:at] + bytes([left[at] ^ 128]) + left[at + 1 :], 1))
-    with pytest.raises(RunFailed, match="what a rank kept in its record is damaged"):
+    with pytest.raises(RunFailed, match="the payloads that a rank kept are damaged"):
         list(unpack(left[:-1], 1))
     with pytest.raises(Damaged):
         records.kept(b"x" + body)
@@ -124,7 +137,7 @@ def test_a_record_is_read_without_what_was_kept(store: Store) -> None:
     kept = Kept(KEPT_BYTES)
     kept.add(Sent(1, 0, Kind.PAYLOAD, b"x" * 400_000))
     for log in ("short", "l" * 300_000):
-        store.put(KEYS.record(0), records.join(seal({"rank": 0, "log": log}), kept.pack()))
+        store.put(KEYS.record(0), records.join(seal({"rank": 0, "log": log}), ended(kept)[1]))
         assert records.find(store, KEYS.record(0)) == {"rank": 0, "log": log}
     assert records.find(store, KEYS.record(1)) is None
 
@@ -132,14 +145,50 @@ def test_a_record_is_read_without_what_was_kept(store: Store) -> None:
 def test_beyond_the_budget_nothing_is_kept() -> None:
     kept = Kept(10)
     kept.add(Sent(1, 0, Kind.PAYLOAD, b"x" * 10))
-    assert kept.of(2, 0) == []
+    assert steps(kept, 2, 0) == []
     kept.add(Sent(1, 1, Kind.PAYLOAD, b"x"))
-    assert (kept.of(1, 0), kept.pack(), kept.bytes) == (None, None, 0)
+    assert (kept.of(1, 0), kept.end(), kept.peak_bytes) == (None, None, 0)
     assert Kept(0).of(1, 0) is None
     large = Kept(KEPT_BYTES)
     large.add(Sent(1, 0, Kind.PAYLOAD, bytes(RECORD_BYTES + 1)))
-    assert large.pack() is None
+    assert large.end() is None
     assert [kept_budget(*each) for each in ((None, 9), (1 << 30, 1 << 29), (100, 60), (60, 100))] == [KEPT_BYTES, KEPT_BYTES, 40, 0]
+
+
+def test_what_exceeds_half_of_the_budget_is_in_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a rank works, from there; and after its end, from there and from its record."""
+    monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 100)
+    shelf = Shelf(store, KEYS, 1, 2)
+    kept = Kept(100, shelf)
+    for step in range(7):
+        kept.add(Sent(step % 2, step, Kind.PAYLOAD, b"%d" % step * 20))
+    assert (steps(kept, 0, 0), steps(kept, 0, 3), steps(kept, 1, 0)) == ([0, 2, 4, 6], [4, 6], [1, 3, 5])
+    assert [len(list(unpack(shelf.get(number), target))) for number in (0, 1) for target in (0, 1)] == [2, 1, 1, 2]
+    assert kept.peak_bytes == 100
+    assert (ended(kept)[0], [each.step for each in unpack(ended(kept)[1], 0)]) == (2, [6])
+    kept.add(Sent(0, 7, Kind.PAYLOAD, b"7" * 20))
+    assert ended(kept) == (3, b"")  # too much for a record
+    assert [each.body for each in unpack(shelf.get(2), 0)] == [b"6" * 20, b"7" * 20]
+
+
+def test_a_new_incarnation_gets_what_its_sources_put_into_the_store(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one that works, and from one that has ended."""
+    monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 100)
+    sources = [make(rank, {}, kept=100, shelf=Shelf(store, KEYS, rank, 0)) for rank in (1, 2)]
+    for step in range(4):
+        for source in sources:
+            source.send(step, [(0, b"%d" % step * 30)])
+    sources[1].finish_sends()
+    shelved, left = ended(sources[1].kept)
+    store.put(KEYS.record(2), records.join(seal({"rank": 2, "incarnation": 0, "shelved": shelved}), left))
+    with ThreadPoolExecutor(2) as pool:
+        some = Recovery(store, KEYS, 0, 1, pool)
+        some.on = True
+        channel = make(0, {step: [1, 2] for step in range(4)}, 1)
+        some.begin(channel, 3, [1, 2])
+        sources[0].heed(hello(0, 1))
+        for step in range(4):
+            assert sorted(channel.receive(step)) == [(rank, b"%d" % step * 30) for rank in (1, 2)]
 
 
 def test_an_exchange_object_stays_as_it_is(store: Store) -> None:
@@ -244,7 +293,7 @@ def test_a_receiver_says_what_it_lacks(make: Make) -> None:
         again.send(step, [(0, b"%d" % step)])
     assert [list(target.receive(step)) for step in (1, 2)] == [[(1, b"1")], [(1, b"2")]]
     assert target.meter.snapshot()["duplicates_dropped"] == 0
-    assert [each.step for each in again.kept.of(0, 0) or ()] == [0, 1, 2]  # it may be needed yet
+    assert steps(again.kept, 0, 0) == [0, 1, 2]  # it may be needed yet
 
 
 def test_a_paused_function_that_wakes_up_takes_nothing(make: Make, resources: Resources) -> None:
@@ -253,7 +302,7 @@ def test_a_paused_function_that_wakes_up_takes_nothing(make: Make, resources: Re
     source.heed(lost(0))
     source.send(0, [(0, b"for the next incarnation")])
     old = make(0, {0: [1]})
-    with pytest.raises(Superseded, match="incarnation 1 of this rank has its place"):
+    with pytest.raises(Superseded, match="incarnation 1 of this rank has replaced this worker"):
         list(old.receive(0))
     assert not old._tokens
     assert old.meter.snapshot()["ack_requests"] == 0
@@ -265,7 +314,7 @@ def test_a_paused_function_that_wakes_up_takes_nothing(make: Make, resources: Re
 def test_a_source_without_budget_ends_the_run(make: Make) -> None:
     source = make(1, kept=3)
     source.send(0, [(0, b"long")])
-    with pytest.raises(RunFailed, match="rank 0 was lost, and this rank no longer holds what it sent to it: the budget"):
+    with pytest.raises(RunFailed, match="rank 0 was lost, and this rank no longer keeps what it sent to rank 0: the budget"):
         source.heed(hello(0, 1))
 
 
@@ -273,7 +322,7 @@ def test_the_hybrid_channel_keeps_notices_of_what_is_in_the_store(make: Make) ->
     source, large = make(1, hybrid=True), bytes(range(256)) * 4096
     source.send(0, [(0, large), (2, b"small")])
     source.finish_sends()
-    assert source.kept.bytes < 100
+    assert source.kept.peak_bytes < 100
     source.heed(hello(0, 1))
     again = make(1, {}, 1, hybrid=True)
     again.send(0, [(0, large), (2, b"small")])  # it finds the object there
@@ -320,8 +369,8 @@ def test_a_finished_source_left_what_it_sent(make: Make, store: Store, monkeypat
     kept = Kept(1000)
     kept.add(Sent(0, 0, Kind.PAYLOAD, b"zero"))
     kept.add(Sent(2, 0, Kind.PAYLOAD, b"other"))
-    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0}), kept.pack()))
-    store.put(KEYS.record(2), seal({"rank": 2, "incarnation": 0}))
+    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0, "shelved": 0}), ended(kept)[1]))
+    store.put(KEYS.record(2), seal({"rank": 2, "incarnation": 0, "shelved": 0}))
     NewsList(store, KEYS).add(lost(0, reason="killed"))
     with ThreadPoolExecutor(2) as pool:
         some = Recovery(store, KEYS, 0, 1, pool)
@@ -330,7 +379,7 @@ def test_a_finished_source_left_what_it_sent(make: Make, store: Store, monkeypat
         some.begin(channel, 3, [1, 2])
         assert list(channel.receive(0)) == [(1, b"zero")]
         began = time.monotonic()
-        with pytest.raises(RunFailed, match=r"this rank was lost \(killed\), and rank 2 has ended and left nothing for it"):
+        with pytest.raises(RunFailed, match=r"this rank was lost \(killed\), and rank 2 has ended without keeping its payloads"):
             list(channel.receive(1))
         assert time.monotonic() - began < 60
         assert [news.kind for news in NewsList(store, KEYS).read()][:2] == ["lost", "hello"]
@@ -389,7 +438,7 @@ def test_a_damaged_payload_of_a_rank_that_has_ended_is_in_its_record(
     pair: Callable[..., tuple[QueueChannel, QueueChannel]], store: Store
 ) -> None:
     source, target = pair()
-    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0}), source.kept.pack()))
+    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0, "shelved": 0}), ended(source.kept)[1]))
     source.heed = lambda news: None  # type: ignore[method-assign]  # it hears nothing any more
     assert list(target.receive(0)) == [(1, b"zero")]
 
@@ -399,7 +448,7 @@ def test_a_damaged_payload_that_nobody_holds_ends_no_run_before_the_stall_limit(
 ) -> None:
     """Somebody who sends forged frames could end the run else: the right frame may only be late."""
     source, target = pair(kept=3)
-    store.put(KEYS.record(1), seal({"rank": 1, "incarnation": 0}))
+    store.put(KEYS.record(1), seal({"rank": 1, "incarnation": 0, "shelved": 0}))
     asked = target._ask_again
     assert asked is not None
     left = [4]
@@ -443,6 +492,9 @@ class Launched:
 
     def start(self, payloads: Sequence[LaunchPayload]) -> None:
         self.started += [(each.rank, each.incarnation) for each in payloads]
+
+    def given_up(self) -> list[LaunchPayload]:
+        return []
 
 
 def test_the_client_starts_each_incarnation_once_and_at_most_three(store: Store) -> None:

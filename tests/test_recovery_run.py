@@ -179,7 +179,7 @@ def test_a_rank_that_dies_three_times_ends_the_run(start: Start, trapped: Callab
 
 def test_a_source_over_its_budget_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsd_core.client.job, "kept_budget", lambda *_: 10)
-    with pytest.raises(RunFailed, match="rank 1 was lost, and this rank no longer holds what it sent to it: the budget is exceeded"):
+    with pytest.raises(RunFailed, match="rank 1 was lost, and this rank no longer keeps what it sent to rank 1: the budget is exceeded"):
         start(channel="queue", faults="kill=1@5", **TENSOR)
 
 

@@ -37,6 +37,7 @@ from azure.servicebus.exceptions import (
     ServiceBusServerBusyError,
 )
 
+from fsd_conformance.emulators.process import started
 from fsd_conformance.emulators.service_bus.server import ServiceBusServer
 from service_bus_standin import PATIENCE_S, TOPIC, StandIn, connection_string, correlation, running, subscription
 
@@ -654,8 +655,7 @@ def test_a_connection_that_is_cut_is_opened_anew_by_the_clients_own_retries(tmp_
 
 
 def test_a_server_has_the_same_ports_after_a_restart_and_is_empty(tmp_path: Path) -> None:
-    server = ServiceBusServer(tmp_path, None, {"one": ["q"], "two": ["q", "r"]})
-    server.start()
+    server = started(lambda: ServiceBusServer(tmp_path, None, {"one": ["q"], "two": ["q", "r"]}))
     try:
         assert server.healthy()
         with ServiceBusClient.from_connection_string(server.connection_string("two"), retry_total=0) as client:

@@ -134,3 +134,61 @@ def test_a_function_that_a_run_can_do_without_is_given_up_soon(tmp_path: Path, m
     payload = LaunchPayload("app", 0, 1, "aa", 0, 0, time.time() + 60, incarnation=1)
     assert spawner.offer(payload) == (refusals == 2)
     assert spawner.check() == (refusals != 2)  # whether it waits for no claim
+
+
+@attrs.define
+class Refused:
+    """A launch that the platform accepted, and then refused."""
+
+    code: Code
+    text: str = "no function is free"
+
+    def poll(self) -> Code | None:
+        return self.code
+
+
+class RefusesLater(AroundInvoker):
+    """A platform that accepts every launch, and refuses the first ones later."""
+
+    def __init__(self, inner: InvokeDriver, refusals: int, code: Code) -> None:
+        super().__init__(inner)
+        self.refusals, self.code = refusals, code
+
+    def invoke(self, function: str, payload: bytes) -> Launch:
+        self.refusals -= 1
+        return Refused(self.code) if self.refusals >= 0 else Accepted()
+
+
+@pytest.mark.parametrize("spare", [False, True])
+@pytest.mark.parametrize(
+    ("refusals", "code", "start_s", "starts"),
+    [
+        (12, Code.THROTTLED, 60.0, True),  # the quota is free again
+        (10**6, Code.THROTTLED, 0.0, False),  # it is not, within the time for starts
+        (12, Code.UNAVAILABLE, 60.0, False),  # after four attempts
+        (12, Code.DENIED, 60.0, False),
+    ],
+)
+def test_a_launch_that_is_refused_later_is_repeated_within_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: bool, refusals: int, code: Code, start_s: float, starts: bool
+) -> None:
+    """If it comes to nothing, this ends the run, or a slow worker goes on alone."""
+    monkeypatch.setattr(spawn, "start_limit_s", lambda limits: start_s)
+    resources = PROVIDER.provisioner({"root": str(tmp_path)}).ensure("app", 1, 1)
+    retry = Retry(time.time() + 600, Meter())
+    monkeypatch.setattr(retry, "pause", lambda attempt: True)
+    store = Store(PROVIDER.objects(resources), retry)
+    spawner = Spawner(RefusesLater(LocalInvoker(resources), refusals, code), store, retry, RunKeys("aa"), list[Failure]().append)
+    payload = LaunchPayload("app", 0, 1, "aa", 0, 0, time.time() + 60, incarnation=1)
+    if spare:
+        assert spawner.offer(payload)
+    else:
+        spawner.start([payload])
+    if starts or spare:
+        given_up = [each for _ in range(14) for each in (spawner.check(), spawner.given_up())[1]]
+        assert [(each.rank, each.incarnation) for each in given_up] == ([] if starts else [(0, 1)])
+        assert spawner.check() == (not starts)
+        return
+    with pytest.raises(RunFailed, match=f"did not start: the platform reports {code.name}: no function is free") as caught:
+        [spawner.check() for _ in range(14)]
+    assert (caught.value.code, caught.value.rank) == (code, 0)

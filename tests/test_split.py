@@ -129,7 +129,7 @@ def test_a_rank_owns_rows_in_the_layers_of_its_stage_only(method: str, tmp_path:
     assert find_partition(flat, MODEL, 6, 0, tmp_path, stages=3)[0].stages == 3  # a file of another program names no stages
     with pytest.raises(InputError, match="made for 3 stages: expected 1; use pipeline_parallel 3"):
         find_partition(again, MODEL, 6, 0, tmp_path)
-    with pytest.raises(InputError, match="has no 2 stages"):
+    with pytest.raises(InputError, match="not made for 2 stages"):
         find_partition(flat, MODEL, 6, 0, tmp_path, stages=2)
 
 

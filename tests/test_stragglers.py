@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import attrs
 import numpy as np
 import pytest
 
+import fsd_core.client.follow
 import fsd_core.client.job
 from fsd_core import Result, run
 from fsd_core.channel import (
@@ -30,6 +32,7 @@ from fsd_core.channel import (
 )
 from fsd_core.channel.frames import KEY_BYTES
 from fsd_core.client import stragglers
+from fsd_core.client.first_rank import FirstRank
 from fsd_core.client.job import Job
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.stragglers import Stragglers
@@ -193,12 +196,19 @@ def test_a_queue_brings_a_rank_the_news_that_it_is_slow(resources: Resources, po
     assert calls == [(0, [2], True)]
 
 
+class Hasty(Patience):
+    """It calls a rank slow after 0.1 s, however long its own steps take on a busy machine."""
+
+    def is_over(self, source: int, waited: float) -> bool:
+        return waited > 0.1
+
+
 def test_without_a_client_the_stall_limit_ends_the_run(store: Store, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calling a rank slow makes the limit longer once, not without end."""
     for module in (limits, objects):
         monkeypatch.setattr(module, "MIN_LIMIT_S", 0.3)
     calls: Calls = []
-    sources = SlowSources(Patience(0.1, 0.0), lambda *call: calls.append(call))
+    sources = SlowSources(Hasty(0.1, 0.0), lambda *call: calls.append(call))
     channel = ObjectChannel(store, config(pool, 0, 0, {0: [1]}, slow=sources, start_s=0.3))
     with pytest.raises(RunFailed, match="longer than the stall limit, for rank 1") as caught:
         list(channel.receive(0))
@@ -297,9 +307,10 @@ def test_the_sources_of_a_rank_are_those_that_send_to_it() -> None:
 class Launched:
     """A spawner that notes what it starts. With ``full``, the platform has no function to spare."""
 
-    def __init__(self, full: bool = False) -> None:
+    def __init__(self) -> None:
         self.started: list[tuple[int, int]] = []
-        self.full = full
+        self.full = False
+        self.refused: list[LaunchPayload] = []
 
     def start(self, payloads: Sequence[LaunchPayload]) -> None:
         self.started += [(each.rank, each.incarnation) for each in payloads]
@@ -309,46 +320,137 @@ class Launched:
             self.start([payload])
         return not self.full
 
+    def given_up(self) -> list[LaunchPayload]:
+        found, self.refused = self.refused, []
+        return found
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_a_second_function_starts_beside_the_first_or_in_its_place(
-    at_work: Stragglers, store: Store, monkeypatch: pytest.MonkeyPatch, beside: bool
-) -> None:
+
+@attrs.define
+class Client:
+    """The client's part, with its looks."""
+
+    restarts: Restarts
+    spawner: Launched
+    news: NewsList
+    told: list[News]
+    first: LaunchPayload
+
+    def look(self, *news: News, answered: bool = False) -> None:
+        """What it does about new entries."""
+        for each in news:
+            self.news.add(each)
+        self.restarts.look(answered)
+
+
+@pytest.fixture(params=["object", "queue"])
+def client(request: pytest.FixtureRequest, at_work: Stragglers, store: Store, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """That of a run with ranks 0 to 3. Another object of the store lists the news."""
     monkeypatch.setattr(stragglers, "GATHER_S", 0.0)
-    at_work = at_work if beside else Stragglers(store, KEYS, of_run("queue"))
-    news, spawner, told = NewsList(store, KEYS), Launched(), list[News]()
+    spawner, told = Launched(), list[News]()
     first = LaunchPayload("app", 0, 1, RUN, 0, 0, time.time() + 60)
-    restarts = Restarts(NewsList(store, KEYS), spawner, first, told.append, at_work)  # type: ignore[arg-type]
-    news.add(slow(1, by=0, layer=3))
-    restarts.look(answered=False)
-    restarts.look(answered=False)
-    assert spawner.started == [(1, 1)]
-    assert [each.kind for each in news.read()] == ["slow"] + ["lost"] * (not beside)
-    assert [(each["rank"], each["layer"], each["reason"]) for each in restarts.recovered([])] == [(1, 3, "slow")]
-    assert (restarts.left_over([]) is not None) == beside  # the other function may still be at work
-    news.add(News(kind="lost", rank=1, incarnation=1, reason="killed"))
-    restarts.look(answered=False)
-    news.add(slow(2, by=0))
-    restarts.look(answered=True)  # too late: nobody needs it
-    assert spawner.started == [(1, 1), (1, 2)]
+    some = Stragglers(store, KEYS, of_run(request.param))
+    restarts = Restarts(NewsList(store, KEYS), spawner, first, told.append, some)  # type: ignore[arg-type]
+    return Client(restarts, spawner, NewsList(store, KEYS), told, first)
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_a_slow_rank_goes_on_where_no_second_function_starts(
-    at_work: Stragglers, store: Store, monkeypatch: pytest.MonkeyPatch, beside: bool
-) -> None:
-    monkeypatch.setattr(stragglers, "GATHER_S", 0.0)
-    at_work = at_work if beside else Stragglers(store, KEYS, of_run("queue"))
-    news, spawner, told = NewsList(store, KEYS), Launched(full=True), list[News]()
-    first = LaunchPayload("app", 0, 1, RUN, 0, 0, time.time() + 60)
-    restarts = Restarts(NewsList(store, KEYS), spawner, first, told.append, at_work)  # type: ignore[arg-type]
-    news.add(slow(1, by=0, layer=3))
-    restarts.look(answered=False)
-    assert (spawner.started, told, restarts.recovered([]), restarts.left_over([])) == ([], [], [], None)
-    assert [each.kind for each in news.read()] == ["slow"]
-    news.add(News(kind="lost", rank=1, incarnation=0, reason="killed"))
-    restarts.look(answered=False)
-    assert spawner.started == [(1, 1)]
+KILLED = News(kind="lost", rank=1, incarnation=0, reason="killed")
+
+
+def test_a_second_function_starts_beside_the_first(client: Client) -> None:
+    """Nobody is told: with queues, its hello ends the first one."""
+    client.look(slow(1, by=0, layer=3))
+    client.look()
+    assert (client.spawner.started, client.told) == ([(1, 1)], [])
+    assert [each.kind for each in client.news.read()] == ["slow"]
+    assert [(each["rank"], each["layer"], each["reason"]) for each in client.restarts.recovered([])] == [(1, 3, "slow")]
+    assert client.restarts.left_over([]) is not None  # the other function may still be at work
+    client.look(News(kind="hello", rank=1, incarnation=1))
+    assert (client.restarts.left_over([]) is not None) == client.restarts._stragglers.beside
+    client.look(KILLED)  # the slow one, which nobody needs any more
+    client.look(attrs.evolve(KILLED, incarnation=1))
+    client.look(slow(2, by=0), answered=True)  # too late: nobody needs it
+    assert client.spawner.started == [(1, 1), (1, 2)]
+
+
+def test_a_slow_rank_goes_on_where_no_second_function_starts(client: Client) -> None:
+    client.spawner.full = True
+    client.look(slow(1, by=0, layer=3))
+    assert (client.spawner.started, client.told, client.restarts.recovered([]), client.restarts.left_over([])) == ([], [], [], None)
+    assert [each.kind for each in client.news.read()] == ["slow"]
+    client.look(KILLED)
+    assert (client.spawner.started, len(client.told)) == ([(1, 1)], 1)
+
+
+@pytest.mark.parametrize("dies", ["before", "after"])
+def test_a_slow_rank_goes_on_where_the_platform_refuses_its_second_function_later(client: Client, dies: str) -> None:
+    """It can be replaced once it dies, before or after that."""
+    client.look(slow(1, by=0, layer=3))
+    if dies == "before":
+        client.look(KILLED)
+    client.spawner.refused = [attrs.evolve(client.first, rank=1, incarnation=1)]
+    client.look()
+    if dies == "after":
+        assert client.restarts.recovered([]) == []
+        client.look(KILLED)
+    assert client.spawner.started == [(1, 1), (1, 1)]
+    assert [(each["rank"], each["reason"]) for each in client.restarts.recovered([])] == [(1, "killed")]
+
+
+class Alone:
+    """Rank 0 of a run of three, whose others have ended. The run took 2 s until then."""
+
+    def __init__(self, store: Store, **more: Any) -> None:
+        self.restarts, self.called = self, list[News]()
+        self.incarnation = 0
+        config = of_run("object", workers=3, pipeline=1, start_s=1.0, layers=12, started=time.time() - 2.0, **more)
+        self.first = FirstRank(store, KEYS, config, self)  # type: ignore[arg-type]
+        for rank in (1, 2):
+            self.first.look()
+            assert self.first._since is None
+            store.put(KEYS.record(rank), b"")
+        self.first.look()
+
+    def newest(self, rank: int) -> int:
+        return self.incarnation
+
+    def call_slow(self, news: News) -> None:
+        self.called.append(news)
+
+    def waits(self, seconds: float) -> None:
+        """It has been alone for so long."""
+        self.first._since = time.monotonic() - seconds
+        self.first.check()
+
+
+def test_the_client_calls_rank_0_slow_once_it_works_alone(store: Store) -> None:
+    alone = Alone(store, slow_s=0.4)
+    alone.waits(0.45)  # three of its layers took longer
+    assert alone.called == []
+    alone.waits(0.9)
+    alone.waits(1.0)
+    assert [(each.kind, each.rank, each.incarnation) for each in alone.called] == [("slow", 0, 0)]
+    alone.incarnation = 1
+    alone.waits(1000.0)  # the next incarnation gets the same time
+    with pytest.raises(RunFailed, match=r"rank 0 still works 1000 s after all other ranks have ended, longer than the stall limit"):
+        alone.waits(1000.0)
+    store.put(KEYS.record(0), b"")
+    alone.waits(1000.0)  # the client still reads what it wrote
+
+
+def test_rank_0_that_works_alone_has_a_limit_where_slow_ranks_stay(store: Store) -> None:
+    alone = Alone(store, slow_s=0.0)
+    alone.waits(1.9)  # as long as the run has taken
+    with pytest.raises(RunFailed, match="longer than the stall limit") as caught:
+        alone.waits(60.0)
+    assert (alone.called, caught.value.code, caught.value.rank) == ([], Code.DEADLINE, 0)
+
+
+def test_a_launch_that_was_given_up_may_run_late(client: Client) -> None:
+    client.look(slow(1, by=0))
+    client.spawner.refused = [attrs.evolve(client.first, rank=1, incarnation=1)]
+    client.look()
+    client.look(News(kind="hello", rank=1, incarnation=1), attrs.evolve(KILLED, incarnation=1))
+    assert client.spawner.started == [(1, 1), (1, 2)]
 
 
 # Who stays
@@ -425,6 +527,7 @@ def undisturbed(start: Start) -> Callable[..., Any]:
     return undisturbed
 
 
+@pytest.mark.timeout(600)  # on a busy machine, ranks that wait for the processor are called slow too, and then a wait has to double
 @pytest.mark.parametrize(
     ("faults", "split", "channel", "more"),
     [
@@ -432,6 +535,7 @@ def undisturbed(start: Start) -> Callable[..., Any]:
         ("slow=0:200000", PIPELINE, "object", {"objective": "latency"}),  # whose successors wait too
         ("slow=1:200000", TENSOR, "hybrid", {"recovery": "stragglers"}),
         ("hang=0@4+2@4", TENSOR, "object", {"recovery": "stragglers"}),
+        ("hang=0@99", TENSOR, "queue", {"recovery": "stragglers"}),  # once all other ranks have ended
     ],
 )
 def test_a_slow_or_hanging_rank_changes_no_bit(
@@ -445,9 +549,10 @@ def test_a_slow_or_hanging_rank_changes_no_bit(
 ) -> None:
     expected = undisturbed(**split)
     monkeypatch.setattr(fsd_core.client.job, "SLOW_S", 0.5)
+    monkeypatch.setattr(fsd_core.client.follow, "STORE_CHECKS", 2)
     for name in ("GATHER_S", "GATHER_LIST_S"):
         monkeypatch.setattr(stragglers, name, 0.5)
-    result = start(faults=faults, channel=channel, **split, **more)
+    result = start(faults=faults, channel=channel, timeout=500.0, **split, **more)
     for name in ("indptr", "indices", "data"):
         assert np.array_equal(getattr(result.output, name), getattr(expected, name)), name
     slow_ranks = [int(each[0]) for each in faults.partition("=")[2].split("+")]
@@ -458,12 +563,17 @@ def test_a_slow_or_hanging_rank_changes_no_bit(
         assert {result.ranks[rank]["incarnation"] for rank in slow_ranks} == {1}
 
 
-def test_where_money_counts_a_rank_that_hangs_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("faults", "line"),
+    [("hang=1@3", "longer than the stall limit"), ("hang=0@99", "rank 0 still works .* after all other ranks have ended, longer than the")],
+)
+def test_where_money_counts_a_rank_that_hangs_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch, faults: str, line: str) -> None:
     monkeypatch.setattr(fsd_core.client.job, "SLOW_S", 0.5)
     monkeypatch.setattr(fsd_core.client.job, "start_limit_s", lambda limits: 0.0)  # the stall limit of 65 s becomes one of 5 s
     monkeypatch.setattr(fsd_core.client.job, "START_MARGIN_S", 4.0)
-    with pytest.raises(RunFailed, match="longer than the stall limit"):
-        start(faults="hang=1@3", channel="object", objective="cost", **TENSOR)
+    monkeypatch.setattr(fsd_core.client.follow, "STORE_CHECKS", 2)
+    with pytest.raises(RunFailed, match=line):
+        start(faults=faults, channel="object", objective="cost", **TENSOR)
 
 
 @pytest.mark.parametrize(
@@ -489,3 +599,33 @@ def test_the_setting_and_the_objective_say_who_is_replaced(
     with pytest.raises(RunFailed, match="enough"):
         start(recovery=recovery, objective=objective, **TENSOR)
     assert found == [replaces]
+
+
+@pytest.mark.parametrize(
+    ("workers", "line"),
+    [
+        (1, "the run has one worker, so no other one notices that it is slow; expected at least 2"),
+        (3, "the platform may run 3 functions at once, and the run has 3 workers, so none is left: expected at least 4; use fewer workers"),
+    ],
+)
+def test_who_asks_for_replacements_hears_that_none_can_be_made(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, workers: int, line: str
+) -> None:
+    def execute(*_: Any, **__: Any) -> Result:
+        raise RunFailed(Code.UNAVAILABLE, "enough")
+
+    monkeypatch.setattr(Job, "execute", execute)
+    table = {"root": str(tmp_path), "concurrency": 3}
+    with (
+        pytest.warns(UserWarning, match=f"^recovery stragglers: no slow worker of this run can be replaced: {line}"),
+        pytest.raises(RunFailed),
+    ):
+        start(recovery="stragglers", workers=workers, settings=table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (
+            {"workers": workers, "objective": "latency"},
+            {"workers": 2, "recovery": "stragglers"},
+        ):  # nobody asks for it; one is left
+            with pytest.raises(RunFailed, match="enough"):
+                start(settings=table, **fine)

@@ -15,7 +15,7 @@ from fsd_core.errors import DriverError, InputError
 from fsd_core.providers.provisioning import remove_store
 from fsd_core.storage.keys import AUDIT, PASSING
 
-__all__ = ["CLOSED", "encryption", "life_cycle", "make", "remove"]
+__all__ = ["CLOSED", "encryption", "life_cycle", "make", "owned", "remove"]
 
 CLOSED = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
 KEPT_DAYS = 7
@@ -27,7 +27,7 @@ def encryption(key: str) -> dict[str, str]:
 
 
 def life_cycle(audit_days: int) -> list[dict[str, Any]]:
-    """The rules by which S3 deletes objects. A rule has one prefix, and cannot leave one out.
+    """The rules by which S3 deletes objects. A rule covers one prefix, and cannot exclude another.
 
     ``audit_days``: after so many days it deletes an entry of the audit log.
     """
@@ -42,15 +42,15 @@ def life_cycle(audit_days: int) -> list[dict[str, Any]]:
 def make(api: Api, names: Names, bucket: str, audit_days: int) -> None:
     """Make a private, encrypted bucket that deletes old objects and refuses requests without TLS. ``audit_days``: see `life_cycle`.
 
-    Raises `InputError` where the bucket is another account's, or holds objects that are not the app's.
+    Raises `InputError` where the bucket belongs to another account, or holds objects that are not the app's.
     """
     made: Any = None
     where = {} if api.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": api.region}}
     try:
         made = api.call_unless(Code.ALREADY_EXISTS, "s3", "create_bucket", Bucket=bucket, **where)
-        if not _owned(api, names.app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
+        if not owned(api, names.app, bucket) and api.call("s3", "list_objects_v2", Bucket=bucket, MaxKeys=1).get("KeyCount"):
             raise InputError(
-                f"bucket {bucket}: holds something that app {names.app!r} did not put there: expected an empty bucket: set [aws] bucket"
+                f"bucket {bucket}: holds something that app {names.app!r} did not put there: expected an empty one: set [aws] bucket"
             )
     except DriverError as error:
         if error.code is Code.DENIED and made is None:
@@ -61,21 +61,25 @@ def make(api: Api, names: Names, bucket: str, audit_days: int) -> None:
     api.call("s3", "put_bucket_tagging", Bucket=bucket, Tagging={"TagSet": [{"Key": policy.APP_TAG, "Value": names.app}]})
     rule: dict[str, Any] = {"ApplyServerSideEncryptionByDefault": encryption(names.kms_key)}
     if names.kms_key:
-        rule["BucketKeyEnabled"] = True  # S3 then asks KMS for few keys instead of one for each object
+        rule["BucketKeyEnabled"] = True  # S3 then requests few keys from KMS instead of one for each object
     api.call("s3", "put_bucket_encryption", Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
     api.call("s3", "put_public_access_block", Bucket=bucket, PublicAccessBlockConfiguration=CLOSED)
     api.call("s3", "put_bucket_policy", Bucket=bucket, Policy=json.dumps(policy.bucket(names, bucket)))
     api.call("s3", "put_bucket_lifecycle_configuration", Bucket=bucket, LifecycleConfiguration={"Rules": life_cycle(audit_days)})
 
 
-def _owned(api: Api, app: str, bucket: str) -> bool:
+def owned(api: Api, app: str, bucket: str) -> bool:
+    """Whether the bucket exists and is the app's."""
     tags = api.find("s3", "get_bucket_tagging", Bucket=bucket)
     return tags is not None and {"Key": policy.APP_TAG, "Value": app} in tags["TagSet"]
 
 
 def remove(api: Api, app: str, bucket: str) -> bool:
-    """Empty and remove the bucket if it is the app's, with old versions of objects that somebody let it keep; returns whether it was."""
-    if not _owned(api, app, bucket):
+    """Empty and remove the bucket if it is the app's. Returns whether it was.
+
+    Also removes old versions of objects, which the bucket has if a person switched on versioning.
+    """
+    if not owned(api, app, bucket):
         return False
     objects = AwsObjects(Resources(app, 0, 0, {"bucket": bucket, "region": api.region}))
     remove_store(api, objects, f"bucket {bucket}", lambda: _delete(api, bucket))
@@ -83,7 +87,7 @@ def remove(api: Api, app: str, bucket: str) -> bool:
 
 
 def _delete(api: Api, bucket: str) -> None:
-    """Remove a bucket whose objects are gone, and before that their old versions and marks of deletion, with which S3 would keep it."""
+    """Remove a bucket without objects. S3 refuses this while old versions or delete markers exist, so these are removed first."""
     s3 = api.client("s3")
     while True:
         found = s3.list_object_versions(Bucket=bucket)

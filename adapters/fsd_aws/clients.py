@@ -86,7 +86,8 @@ def client(service: str, region: str | None = None, *, read_s: float = 60.0) -> 
 def connect(made: Any) -> bool:
     """Open one connection of a client, and leave it for its next call. `False` where this version of botocore does not allow it.
 
-    botocore has no call for this. So it gets the address of the service, without credentials: any answer will do, and AWS can bill nobody.
+    botocore has no call for this. So it gets the address of the service, without credentials: any answer is enough, and AWS bills no
+    account for it.
     """
     try:
         send = made._endpoint.http_session.send

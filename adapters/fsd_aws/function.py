@@ -84,7 +84,7 @@ def make_log_group(api: Api, app: str, function: str, key: str) -> None:
 
 
 def create(api: Api, resources: Resources, code: Mapping[str, object]) -> bool:
-    """Create the function with ``code`` (of `sent`); returns False where another client created it first."""
+    """Create the function with ``code``, which `sent` yielded. Returns False where another client created it first."""
     made = api.call_unless(
         Code.ALREADY_EXISTS,
         "lambda",
@@ -99,7 +99,10 @@ def create(api: Api, resources: Resources, code: Mapping[str, object]) -> bool:
 
 @contextmanager
 def sent(api: Api, bucket: str, package: Package) -> Iterator[dict[str, object]]:
-    """Within the block, the code of a function as the requests of Lambda take it: the zip itself, or where it is in the app's bucket."""
+    """Yield the code of a function as the requests of Lambda take it: the zip, or its place in the app's bucket if it is large.
+
+    The end of the block removes the zip from the bucket.
+    """
     if len(package.body) <= DIRECT_BYTES:
         yield {"ZipFile": package.body}
         return
@@ -124,16 +127,16 @@ def update(api: Api, resources: Resources, package: Package | None = None) -> No
 
 
 def _check_processor(api: Api, resources: Resources) -> None:
-    """Raise `InputError` if the function would get ONNX Runtime and is arm64, as somebody may have made it.
+    """Raise `InputError` if the app needs ONNX Runtime and the function is arm64: a function that fsd did not make may be arm64.
 
-    It is not known whether ONNX Runtime can be imported there, and the package holds what is built for x86-64.
+    The package has ONNX Runtime for x86-64, and it was never tested on Lambda's arm64.
     """
     if resources.names.get("engine") != "onnx":
         return
     name = resources.names["function"]
     if "arm64" in api.call("lambda", "get_function_configuration", FunctionName=name).get("Architectures", ()):
         again = f"'fsd destroy --provider aws --app {resources.app}', then 'fsd deploy --provider aws --app {resources.app} --engine onnx'"
-        raise InputError(f"engine onnx: function {name} is arm64, where ONNX Runtime is not known to work: expected x86_64: {again}")
+        raise InputError(f"engine onnx: function {name} is arm64: expected x86_64, for which the package has ONNX Runtime: {again}")
 
 
 def guard(api: Api, resources: Resources) -> None:

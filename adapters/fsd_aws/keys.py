@@ -1,4 +1,4 @@
-"""Checks the key of ``[aws] kms_key`` before a deployment: SNS and Lambda lose messages, or fail much later, if they may not use it."""
+"""Checks the key of ``[aws] kms_key`` before a deployment: without permission to use it, SNS loses messages and Lambda fails later."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def check(api: Api, names: Names, role: str) -> None:
 def denied(document: Mapping[str, Any], names: Names, role: str) -> dict[str, list[str]]:
     """For each principal that uses the key, the actions that the key's policy denies it; empty if it denies none.
 
-    What the policy allows the account, the account's own policies may give to the role, and ``fsd deploy`` does. Conditions of allowing
-    statements count as fulfilled, those of denying ones as not.
+    An action that the policy allows to the account counts as allowed to the role, because ``fsd deploy`` gives it to the role in a policy
+    of the account. This function takes conditions of statements that allow as fulfilled, and conditions of statements that deny as not
+    fulfilled.
     """
     arn = role if role.startswith("arn:") else f"arn:{names.partition}:iam::{names.account}:role/{role}"
     account = {names.account, f"arn:{names.partition}:iam::{names.account}:root"}

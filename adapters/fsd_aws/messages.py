@@ -1,10 +1,10 @@
 """SNS topics and SQS queues, one queue for each rank of a slot.
 
 A publish is one PublishBatch, or without topics one SendMessageBatch to the queue of one rank. A receive is one ReceiveMessage, an ack one
-DeleteMessageBatch. Every queue has a raw-delivery subscription to
-its topic with a filter on the attribute ``target`` (`fsd_aws.names`), so one publish reaches all ranks of the topic. SNS and SQS bodies are
-Unicode text: bytes travel in a binary attribute beside a body of one character, or as base64 text in the body where an emulator does not
-support binary attributes. ``names["body"]`` is ``binary`` or ``text``. A message has the same form on both ways, except for ``target``.
+DeleteMessageBatch. Every queue has a raw-delivery subscription to its topic with a filter on the attribute ``target`` (`fsd_aws.names`), so
+one publish reaches all ranks of the topic. SNS and SQS bodies are Unicode text: bytes travel in a binary attribute beside a body of one
+character, or as base64 text in the body where an emulator does not support binary attributes. ``names["body"]`` is ``binary`` or ``text``.
+A message has the same form with topics and without, except that only topics need ``target``.
 """
 
 from __future__ import annotations

@@ -46,12 +46,21 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
         """Remove function, topics and queues, bucket, role and log group. Returns one line of text for each removed resource."""
-        account = had.names["account"] if had else api.call("sts", "get_caller_identity")["Account"]
-        name = had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, account, api.region)
+        name = self._bucket(api, app, had)
         removed = function.remove(api, naming.function(app))
         removed += queues.remove(api, app)
         removed += [f"bucket {name}"] if bucket.remove(api, app, name) else []
         return removed + function.remove_around(api, app, naming.function(app), naming.role(app, api.region))
+
+    def stored(self, api: Api, app: str, had: Resources | None) -> dict[str, str] | None:
+        """The app's bucket."""
+        name = self._bucket(api, app, had)
+        return {"region": api.region, "bucket": name} if bucket.owned(api, app, name) else None
+
+    def _bucket(self, api: Api, app: str, had: Resources | None) -> str:
+        if had:
+            return had.names["bucket"]
+        return self.settings.bucket or naming.bucket(app, api.call("sts", "get_caller_identity")["Account"], api.region)
 
     def promises(self, api: Api, had: Resources) -> list[Promise]:
         """The promises about the deployed app: see `fsd_aws.audit`."""

@@ -79,7 +79,7 @@ def _set(name: str, found: Mapping[str, object], wanted: Mapping[str, object] = 
 
 
 def _readable(name: str, role: str, read: Callable[[], Mapping[str, str | None]], expected: str, advice: str = REPAIR) -> Promise:
-    """A promise from data that needs another role than the Resource Manager's. Without the role it does not hold: nobody looked."""
+    """A promise from data that needs another role than the Resource Manager's. Without the role it does not hold: it is unread."""
     try:
         return same(name, read(), expected, advice)
     except DriverError as error:
@@ -131,7 +131,7 @@ def _queues(api: Api, had: Resources) -> Iterator[Promise]:
 
 
 def _roles(api: Api, names: Mapping[str, str], identity: Mapping[str, Any]) -> Iterator[Promise]:
-    """``identity``: that of the function app; empty if somebody removed it. It should have no further ones, so their roles are not read."""
+    """``identity``: the identity of the function app; empty if it was removed. The roles of other identities are not read."""
     principal = str(identity.get("principalId", ""))
     more = [each.rpartition("/")[2] for each in identity.get("userAssignedIdentities") or {}]
     yield exactly("identity: only the function app's own", [*(["its own"] if principal else []), *more], ["its own"], "identity")

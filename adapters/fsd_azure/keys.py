@@ -1,4 +1,4 @@
-"""Checks the key of ``[azure] kms_key`` before a deployment: Azure uses it by a user-assigned identity, which needs a role on it."""
+"""Checks the key of ``[azure] kms_key`` before a deployment: Azure uses it through a user-assigned identity, which needs a role on it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ACTIONS = tuple(f"Microsoft.KeyVault/vaults/keys/{verb}" for verb in ("read", "
 
 
 def check(api: Api, names: Mapping[str, str]) -> None:
-    """Raise `InputError` if the identity of the app's key does not exist, or has no role that allows Azure to use the key by it.
+    """Raise `InputError` if the identity of the app's key does not exist, or may not use the key.
 
-    The error names the actions that it lacks. The vault must use Azure RBAC and be in the app's subscription.
+    The error names the actions that the identity may not use. The vault must use Azure RBAC and be in the app's subscription.
     """
     identity, key = names.get("kms_identity", ""), names.get("kms_key", "")
     if not key:
@@ -34,5 +34,5 @@ def check(api: Api, names: Mapping[str, str]) -> None:
     if not any("/vaults/" not in scope or f"/vaults/{vault.lower()}/" in f"{scope}/" for scope in scopes):
         raise InputError(
             f"[azure] kms_key = {key}: identity {identity.rpartition('/')[2]} may not use {', '.join(_ACTIONS)}: "
-            f"expected that it has the role Key Vault Crypto Service Encryption User on vault {vault}"
+            f"expected the role Key Vault Crypto Service Encryption User on vault {vault}"
         )

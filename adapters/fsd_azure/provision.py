@@ -66,7 +66,7 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
         subscription = self.settings.subscription or os.environ.get("AZURE_SUBSCRIPTION_ID", "")
         if not subscription:
             raise InputError(
-                "no Azure subscription is set: [azure] subscription in fsd.toml, or AZURE_SUBSCRIPTION_ID; see 'az account list'"
+                "no Azure subscription is set: expected [azure] subscription in fsd.toml, or AZURE_SUBSCRIPTION_ID: see 'az account list'"
             )
         if not re.fullmatch(SUBSCRIPTION, subscription):
             raise InputError(f"AZURE_SUBSCRIPTION_ID={subscription}: expected a subscription's id, as 'az account list' shows")
@@ -97,13 +97,13 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
         app, names, spaces = had.app, had.names, had.names["namespaces"].count(",") + 1
         if names["bus"] != wanted.get("bus", names["bus"]):
             raise InputError(
-                f"{connection_strings.SERVICE_BUS}: app {app!r} was made with namespaces of its own: "
+                f"{connection_strings.SERVICE_BUS}: app {app!r} has namespaces that fsd made: "
                 "expected no connection strings: unset the variable, or destroy the app first"
             )
         super().check(had, wanted)
         if names["bus"] == "made" and self.settings.namespaces not in (0, spaces):
             raise InputError(
-                f"[azure] namespaces = {self.settings.namespaces}: app {app!r} was made with {spaces}: destroy it first, or keep {spaces}"
+                f"[azure] namespaces = {self.settings.namespaces}: app {app!r} has {spaces}: expected {spaces}, or destroy the app"
             )
 
     def begin(
@@ -149,20 +149,27 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
 
     def _names(self, api: Api, app: str, ranks: int) -> dict[str, str]:
         """The names of a new app."""
-        settings, group = self.settings, api.group(app)
-        account = settings.storage_account or naming.storage_account(app, api.subscription, group)
-        return {
-            "subscription": api.subscription,
-            "resource_group": group,
-            "function": naming.function(app, api.subscription, group),
+        settings, store = self.settings, self._store(api, app)
+        return store | {
+            "function": naming.function(app, api.subscription, store["resource_group"]),
             "bus": "made",
             "namespaces": ",".join(queues.hosts(api, app, settings.namespaces or queues.count(settings.tier, ranks))),
-            "storage_account": account,
-            "blob_url": _account_url(account),
-            "container": naming.container(app),
             "url": "",
             "kms_key": "",
             "kms_identity": "",
+        }
+
+    def _store(self, api: Api, app: str) -> dict[str, str]:
+        """Where the objects of a new app are."""
+        group = api.group(app)
+        account = self.settings.storage_account or naming.storage_account(app, api.subscription, group)
+        account = "" if connection_strings.storage_string() else account
+        return {
+            "subscription": api.subscription,
+            "resource_group": group,
+            "storage_account": account,
+            "blob_url": _account_url(account),
+            "container": naming.container(app),
         }
 
     def promises(self, api: Api, had: Resources) -> list[Promise]:
@@ -172,6 +179,14 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
     def remove_queues(self, api: Api, app: str, keep: str | None) -> list[str]:
         """Remove the queues of all generations except ``keep``: see `fsd_azure.queues.remove`."""
         return queues.remove(api, app, queues.existing_hosts(api, app), keep)
+
+    def stored(self, api: Api, app: str, had: Resources | None) -> dict[str, str] | None:
+        """The app's container. Asks an account that fsd makes only if it exists, because the address of no account has no server."""
+        names = dict(had.names) if had else self._store(api, app)
+        if names["storage_account"] and api.find(policy.storage_id(names)) is None:
+            return None
+        with closing(clients.container(names["blob_url"], names["container"])) as client:
+            return names if _owned(api, client, app) else None
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
         """Remove function app, plan, and all resources of the app; in a namespace or account of a connection string, only what fsd made for
@@ -220,7 +235,7 @@ def _make_account(api: Api, app: str, names: Mapping[str, str]) -> None:
     found = api.find(path)
     if found and not api.owns(found, app):
         raise InputError(
-            f"storage account {names['storage_account']}: exists, and is not the app's; choose another in [azure] storage_account"
+            f"storage account {names['storage_account']}: exists, and is not the app's: expected a new name: set [azure] storage_account"
         )
     kind = {"location": names["region"], "kind": "StorageV2", "sku": {"name": "Standard_LRS"}, "tags": {policy.APP_TAG: app}}
     api.put(path, kind | policy.account(names))
@@ -255,14 +270,17 @@ def _remove_containers(api: Api, app: str) -> list[str]:
     return [line for line in api.each(one, [naming.container(app), f"{naming.container(app)}-code"]) if line]
 
 
+def _owned(api: Api, client: ContainerClient, app: str) -> bool:
+    found = api.unless(Code.NOT_FOUND, f"container {client.container_name}", client.get_container_properties)
+    return found is not None and (found.metadata or {}).get("fsdapp") == app
+
+
 def _gone(api: Api, client: ContainerClient, app: str) -> bool:
-    what = f"container {client.container_name}"
-    found = api.unless(Code.NOT_FOUND, what, client.get_container_properties)
-    if found is None or (found.metadata or {}).get("fsdapp") != app:
+    if not _owned(api, client, app):
         return False
 
     def delete() -> bool:
         client.delete_container()
         return True
 
-    return api.unless(Code.NOT_FOUND, f"removing {what}", delete) is not None
+    return api.unless(Code.NOT_FOUND, f"removing container {client.container_name}", delete) is not None

@@ -66,7 +66,7 @@ def make_namespaces(api: Api, app: str, names: Mapping[str, str]) -> None:
         if found and str(found.get("sku", {}).get("name", tier)) != tier:
             raise InputError(
                 f"[azure] tier = {names['tier']!r}: namespace {host} has the tier {found['sku']['name']}: "
-                "expected the same tier: set that, or destroy the app first"
+                "expected the same tier: correct the setting, or destroy the app first"
             )
         sku = {"name": tier, "tier": tier} | ({"capacity": 1} if tier == "Premium" else {})
         if not found or not SPACE.items() <= found.get("properties", {}).items():

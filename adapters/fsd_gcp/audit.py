@@ -65,7 +65,7 @@ def _bucket(api: Api, had: Resources) -> Iterator[Promise]:
 
 
 def deleted(bucket: Any) -> str:
-    """What becomes of the objects that are deleted in a bucket, as text."""
+    """How long a bucket keeps objects that were deleted, as text."""
     if bucket.versioning_enabled:
         return "kept as versions"
     return f"kept for {bucket.soft_delete_policy.retention_duration_seconds or 0} s"

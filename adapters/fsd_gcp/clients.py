@@ -75,7 +75,7 @@ class _Plain(requests.Session):
 
 
 def token_request() -> Any:
-    """What google-auth sends its own requests with, for instance to refresh credentials."""
+    """The object with which google-auth sends its own requests, for instance to refresh credentials."""
     return Request(_Plain())
 
 

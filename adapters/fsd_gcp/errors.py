@@ -86,7 +86,10 @@ def classify(error: BaseException) -> Code:
 
 _LOGIN = "gcloud auth application-default login"
 _DISABLED = r"has not been used in project|SERVICE_DISABLED|accessNotConfigured"
-_APIS = ("pubsub", "storage", "cloudfunctions", "run", "cloudbuild", "artifactregistry", "iam", "cloudresourcemanager", "serviceusage")
+_APIS = (
+    *("pubsub", "storage", "cloudfunctions", "run", "cloudbuild", "artifactregistry"),
+    *("iam", "cloudresourcemanager", "serviceusage", "cloudkms"),
+)
 _ADVICE = (  # a pattern of an error's text, and what to do; the first match counts
     (r"short-lived token|iat and exp|Token used too early|Token expired", CLOCK),
     (
@@ -125,6 +128,11 @@ _ADVICE = (  # a pattern of an error's text, and what to do; the first match cou
         r"CONSUMER_INVALID|USER_PROJECT_DENIED|[Pp]roject \S+ (was )?not found|[Pp]roject not found|[Ii]nvalid project|Unknown project id"
         r"|project \S+ has been deleted",
         "the project does not exist, or these credentials have no access to it: set [gcp] project to one that 'gcloud projects list' shows",
+    ),
+    (
+        r"(?i:cloudkms ?key|cryptokeys?\S* .*(disabled|destroyed)|kms key .*(disabled|destroyed|not found))",
+        "the key of the app, [gcp] kms_key, cannot be used: enable its version again ('gcloud kms keys versions enable'), and check the "
+        "roles of the services on it; without the key, what it encrypted is lost",
     ),
     (
         r"RESOURCE_EXHAUSTED|[Qq]uota exceeded|quotaExceeded|[rR]ateLimitExceeded|429",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from fsd_core.errors import InputError
+from collections.abc import Callable
+from typing import Any
+
+from fsd_core.driver import Code
+from fsd_core.errors import DriverError, InputError
 from fsd_gcp.api import Api
 
 __all__ = ["ROLE", "check", "users"]
@@ -39,14 +43,28 @@ def check(api: Api, key: str) -> None:
         raise InputError(f"{what}: has purpose {found.get('purpose')}, state {state}: expected ENCRYPT_DECRYPT, ENABLED")
     number = api.call("cloudresourcemanager", "GET", f"v1/projects/{api.project}")["projectNumber"]
     asked = {"options": {"requestedPolicyVersion": 3}}
+    unread = []  # the key may be in a project of others, who let nobody read its policy
+
+    def read(name: str, request: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+        try:
+            return request() or {}
+        except DriverError as error:
+            if error.code is not Code.DENIED:
+                raise
+            unread.append(name)
+            return {}
+
+    ring = key.rpartition("/cryptoKeys/")[0]
     policies = [
-        api.held("cloudkms", f"v1/{key}") or {},
-        api.held("cloudkms", f"v1/{key.rpartition('/cryptoKeys/')[0]}") or {},
-        api.call("cloudresourcemanager", "POST", f"v1/projects/{project}:getIamPolicy", asked),
+        read("the key", lambda: api.held("cloudkms", f"v1/{key}")),
+        read("its key ring", lambda: api.held("cloudkms", f"v1/{ring}")),
+        read("its project", lambda: api.call("cloudresourcemanager", "POST", f"v1/projects/{project}:getIamPolicy", asked)),
     ]
     bound = [each for policy in policies for each in policy.get("bindings", ()) if each["role"] in _MORE and "condition" not in each]
-    if lacking := [who for who in users(str(number)) if not any(who in each["members"] for each in bound)]:
-        name, ring = key.rpartition("/")[2], key.split("/")[5]
-        give = f"gcloud kms keys add-iam-policy-binding {name} --keyring {ring} --location {region} --role {ROLE} --member MEMBER"
+    if lacking := [who for who in users(str(number)) if not any(who in each.get("members", ()) for each in bound)]:
+        name = key.rpartition("/")[2]
+        where = f"--keyring {ring.rpartition('/')[2]} --location {region}"
+        give = f"gcloud kms keys add-iam-policy-binding {name} {where} --role {ROLE} --member MEMBER"
         text = "; ".join(f"{who.partition(':')[2]} may not use {_ACTIONS}" for who in lacking)
-        raise InputError(f"{what}: {text}: expected that it may: '{give}'")
+        hidden = f" (these credentials may not read the policy of {', '.join(unread)})" if unread else ""
+        raise InputError(f"{what}: {text}{hidden}: expected this permission: '{give}'")

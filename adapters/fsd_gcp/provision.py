@@ -47,13 +47,22 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
 
     def remove(self, api: Api, app: str, had: Resources | None) -> list[str]:
         """Remove function, repository, topics and subscriptions, bucket and account. Returns one line of text for each removed resource."""
-        bucket = had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, api.project)
+        bucket = self._bucket(api, app, had)
+        key = had.names.get("kms_key") if had else self.settings.kms_key or _key(api, app, bucket)
         removed = function.remove(api, app)
-        if had.names.get("kms_key") if had else self.settings.kms_key:
+        if key:  # else the app needs no right to look for a repository
             removed += images.remove(api, app)
         removed += queues.remove(api, app)
         removed += [f"bucket {bucket}"] if _remove_bucket(api, app, bucket) else []
         return removed + function.remove_account(api, app)
+
+    def stored(self, api: Api, app: str, had: Resources | None) -> dict[str, str] | None:
+        """The app's bucket."""
+        name = self._bucket(api, app, had)
+        return {"bucket": name} if _owner(api, api.storage.bucket(name)) == app else None
+
+    def _bucket(self, api: Api, app: str, had: Resources | None) -> str:
+        return had.names["bucket"] if had else self.settings.bucket or naming.bucket(app, api.project)
 
     def promises(self, api: Api, had: Resources) -> list[Promise]:
         """The promises about the deployed app: see `fsd_gcp.audit`."""
@@ -82,7 +91,7 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
         except exceptions.GoogleAuthError as error:
             raise InputError(line(error, errors.advice(error))) from error
         if not project:
-            raise InputError("no Google Cloud project is set: [gcp] project in fsd.toml, or GOOGLE_CLOUD_PROJECT")
+            raise InputError("no Google Cloud project is set: expected [gcp] project in fsd.toml, or GOOGLE_CLOUD_PROJECT")
         if self.settings.receive == "stream":
             from fsd_gcp.pubsub import check_stream
 
@@ -117,7 +126,7 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
         if new:
             unproven = Resources(app, 0, 0, names | {"code": ""})
             had = function.create(api, unproven, code)
-            if had is unproven:  # this client made it, with the code and the settings that it shall have
+            if had is unproven:  # this client made it, with the code and the settings that it needs
                 had = Resources(app, 0, 0, dict(names))
             names["generation"] = had.names["generation"]
             queues.remove(api, app, keep=names["generation"])  # those that an interrupted destroy left
@@ -164,13 +173,13 @@ def _check_apis(api: Api) -> None:
     names = [f"{name}.googleapis.com" for name in policy.APIS]
     if missing := [name for name, is_off in zip(names, api.each(off, names), strict=True) if is_off]:
         command = f"gcloud services enable {' '.join(missing)} --project {api.project}"
-        raise InputError(f"project {api.project}: APIs are off: '{command}', wait a minute")
+        raise InputError(f"project {api.project}: APIs are off: expected them on: run '{command}', and wait a minute")
 
 
 def _make_bucket(api: Api, app: str, names: Mapping[str, str]) -> None:
     """Make a private bucket that deletes old objects, encrypted with the key in ``names``, or with keys of Google.
 
-    Raises `InputError` where the bucket is another project's, holds objects that are not the app's, or is in another region.
+    Raises `InputError` where the bucket belongs to another project, holds objects that are not the app's, or is in another region.
     """
     name, audit_days = names["bucket"], int(names[RETENTION])
     bucket = api.storage.bucket(name)
@@ -179,11 +188,11 @@ def _make_bucket(api: Api, app: str, names: Mapping[str, str]) -> None:
     if api.unless(Code.ALREADY_EXISTS, what, lambda: bucket.create(project=api.project, location=api.region, retry=None) or True):
         return
     if (owner := _owner(api, bucket)) is None:
-        raise InputError(f"bucket {name}: is another project's; choose another in [gcp] bucket")
+        raise InputError(f"bucket {name}: belongs to another project: expected a new name, or your own bucket: set [gcp] bucket")
     if owner != app and api.repeat(what, lambda: list(bucket.list_blobs(max_results=1, retry=None))):
-        raise InputError(f"bucket {name}: holds something that fsd did not put there for app {app!r}; choose another in [gcp] bucket")
+        raise InputError(f"bucket {name}: holds something that app {app!r} did not put there: expected an empty one: set [gcp] bucket")
     if (place := str(bucket.location).lower()) != api.region:
-        raise InputError(f"bucket {name}: is in {place}, [gcp] region is {api.region}; choose another in [gcp] bucket, or that region")
+        raise InputError(f"bucket {name}: is in {place}: expected one in {api.region}, the [gcp] region: set [gcp] bucket or region")
     _set(bucket, app, names["kms_key"], audit_days)
     api.repeat(what, lambda: bucket.patch(retry=None))
 
@@ -194,7 +203,7 @@ def _set(bucket: Any, app: str, key: str, audit_days: int) -> None:
     bucket.labels = {**bucket.labels, policy.APP_LABEL: app}  # a label that is left out would be removed
     bucket.iam_configuration.uniform_bucket_level_access_enabled = True
     bucket.iam_configuration.public_access_prevention = "enforced"
-    bucket.versioning_enabled = False  # versions would stay for ever
+    bucket.versioning_enabled = False  # old versions would never be removed
     kept = bucket.soft_delete_policy
     kept.pop("effectiveTime", None)  # google-cloud-storage would send it as null
     kept.retention_duration_seconds = "0"  # JSON needs a string; by default deleted objects are kept and billed for a week
@@ -205,7 +214,7 @@ def _set(bucket: Any, app: str, key: str, audit_days: int) -> None:
 
 
 def _owner(api: Api, bucket: Any) -> str | None:
-    """The app that the bucket's label names, "" where it has no such label, None where the bucket is another project's.
+    """The app that the bucket's label names, "" where it has no such label, None where the bucket belongs to another project.
 
     A bucket's name is unique in the world, so another project may have it.
     """
@@ -216,6 +225,12 @@ def _owner(api: Api, bucket: Any) -> str | None:
             return None
         raise
     return str(bucket.labels.get(policy.APP_LABEL, ""))
+
+
+def _key(api: Api, app: str, name: str) -> str:
+    """The key of the app's bucket, which is also that of the rest; "" without one."""
+    bucket = api.storage.bucket(name)
+    return str(bucket.default_kms_key_name or "") if _owner(api, bucket) == app else ""
 
 
 def _remove_bucket(api: Api, app: str, name: str) -> bool:

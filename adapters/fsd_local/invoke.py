@@ -31,7 +31,7 @@ __all__ = ["LocalInvoker", "LocalLaunch"]
 
 _END_S = 10.0  # time for a host to end by itself
 # P workers share this machine, so each uses one thread for linear algebra.
-_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 
 
 @attrs.frozen
@@ -105,15 +105,19 @@ class LocalInvoker:
             ours, theirs = socket.socketpair()
             self._channel = Channel(ours)
             with theirs, interrupt.whole():
-                self._host = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "fsd_local.host", str(theirs.fileno()), self._functions],
-                    env={**os.environ, **_ONE_THREAD, RESOURCES: to_environment(self._resources)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,  # standard error: functions' output must not mix with the client's
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # an interrupt in a terminal reaches only the client
-                )
+                self._host = self._start(theirs)
         return self._channel
+
+    def _start(self, channel: socket.socket) -> subprocess.Popen[bytes]:
+        """A new host, which serves ``channel``."""
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "fsd_local.host", str(channel.fileno()), self._functions],
+            env={**os.environ, **ONE_THREAD, RESOURCES: to_environment(self._resources)},
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # standard error: functions' output must not mix with the client's
+            pass_fds=(channel.fileno(),),
+            start_new_session=True,  # an interrupt in a terminal reaches only the client
+        )
 
     def classify(self, error: BaseException) -> Code:
         """The `Code` of an error of this driver: see `fsd_local.errors.classify`."""

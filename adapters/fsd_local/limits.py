@@ -44,5 +44,5 @@ def functions(concurrency: int, memory_mb: int, timeout_s: float) -> InvokeLimit
         source="fsd_local: the [local] settings",
         as_of="2025-11-01",
         end_with_client=True,
-        process_bytes=34 << 20,  # of a forked process; 38 MB of one with an interpreter that is started for it
+        process_bytes=32 << 20,  # of a forked process; 38 MB of one with an interpreter that is started for it
     )

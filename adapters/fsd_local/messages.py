@@ -82,7 +82,7 @@ class LocalMessages:
         return []
 
     def begin(self, messages: Sequence[Message]) -> float:
-        """See `fsd_core.wrappers.around.Begins`: a publish takes less time than the start of a thread."""
+        """See `fsd_core.wrappers.around.Begins.begin`: a publish takes less time than the start of a thread."""
         self.publish(messages)
         return time.monotonic()
 
@@ -106,7 +106,7 @@ class LocalMessages:
                 os.close(file)
 
     def connect(self, rank: int) -> bool:
-        """Do nothing: a file needs no connection. The queues of a cloud, which this service stands in for, open one."""
+        """Do nothing and return True: a file needs no connection."""
         return True
 
     @staticmethod
@@ -165,7 +165,7 @@ class LocalMessages:
         return taken
 
     def _ended(self, queue: str, rank: int, limit: int) -> list[str]:
-        """Deliveries whose lease ended. Also sets the next look: at the first end of a lease, or of one that begins now."""
+        """Deliveries whose lease has ended. Also sets when to check again: when the next lease ends, counting one that begins now."""
         now = time.time()
         ended: list[str] = []
         first_end = now + self.limits.lease_s

@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fsd_core.common.fields import read
 from fsd_core.driver import Resources
 from fsd_core.errors import InputError
 from fsd_core.providers.app_name import check_size
 from fsd_core.providers.promises import Promise, same, shown
-from fsd_core.providers.settings import RETENTION, texts
+from fsd_core.providers.settings import FORGOTTEN, RETENTION, texts
 from fsd_core.storage.keys import AUDIT
 from fsd_local.errors import naming
 from fsd_local.objects import LOCK, LocalObjects
@@ -70,15 +71,17 @@ class LocalProvisioner:
                 _make_bell(f"{queue}/bell")
                 self._sweep(f"{queue}/tmp")
             queues = [len(os.listdir(slot)) for slot in Path(root, "queues").iterdir()]
-            self._mark(root, {"app": app, "ranks": min(queues), "slots": len(queues)})
-        return self._resources(app, root, ranks, slots)
+            made = {"app": app, "ranks": min(queues), "slots": len(queues)}
+            with suppress(ValueError, TypeError):  # an `ensure` was interrupted
+                made = self._made(root) | made
+            self._mark(root, made)
+        return self._resources(app, root, made | {"ranks": ranks, "slots": slots})
 
     def find(self, app: str) -> Resources | None:
         """The app as `ensure` made it, or None. Its ``ranks``: the ranks that exist in every slot."""
         root = self._settings.folder(app)
         try:
-            made = json.loads(Path(root, _MARK).read_bytes())
-            return self._resources(app, root, int(made["ranks"]), int(made["slots"]))
+            return self._resources(app, root, self._made(root))
         except (FileNotFoundError, NotADirectoryError, PermissionError):  # for the last two, `ensure` has a message
             return None
         except (ValueError, KeyError, TypeError):  # an `ensure` was interrupted
@@ -106,23 +109,32 @@ class LocalProvisioner:
             Path(aside).write_text(json.dumps(fields))
             os.replace(aside, f"{root}/{_MARK}")
 
-    def _resources(self, app: str, root: str, ranks: int, slots: int) -> Resources:
+    @staticmethod
+    def _made(root: str) -> dict[str, Any]:
+        made = json.loads(Path(root, _MARK).read_bytes())
+        return dict(made)
+
+    def _resources(self, app: str, root: str, made: Mapping[str, Any]) -> Resources:
         settings = texts(self._settings, ("memory_mb", "timeout_s", "concurrency", "lease_s", "cold", RETENTION))
-        return Resources(app, ranks, slots, {"root": root} | settings)
+        forgotten = {FORGOTTEN: str(made[FORGOTTEN])} if FORGOTTEN in made else {}
+        return Resources(app, int(made["ranks"]), int(made["slots"]), {"root": root} | settings | forgotten)
 
     def sweep(self, app: str) -> Sequence[str]:
         """Remove folders that an interrupted destroy left, and old entries of the audit log. Returns one line of text for each folder."""
         if (found := self.find(app)) is not None:
-            self._forget_entries(LocalObjects(found.names["root"]))
+            root = found.names["root"]
+            since = int(time.time()) - 86400 * self._settings.audit_retention_days
+            if self._forget_entries(LocalObjects(root), since):
+                self._mark(root, self._made(root) | {FORGOTTEN: max(since, int(found.names.get(FORGOTTEN, 0)))})
         left = list(Path(self._settings.folder(app)).parent.glob(f"{app}.destroyed-{12 * '?'}"))
         for folder in left:
             shutil.rmtree(folder)
         return [f"folder {folder}" for folder in left]
 
-    def _forget_entries(self, objects: LocalObjects) -> None:
-        """Remove the entries of the audit log that were written before ``audit_retention_days``."""
-        since = time.time() - 86400.0 * self._settings.audit_retention_days
+    def _forget_entries(self, objects: LocalObjects, since: float) -> bool:
+        """Remove the entries of the audit log that were written before ``since``. Returns whether there were any."""
         page: str | None = None
+        found = False
         while True:
             listed = objects.list(AUDIT, page)
             old = []
@@ -130,10 +142,11 @@ class LocalProvisioner:
                 with suppress(FileNotFoundError):  # another client removes old entries too
                     if objects.written(key) < since:
                         old.append(key)
+            found = found or bool(old)
             for first in range(0, len(old), objects.limits.delete_keys):
                 objects.delete(old[first : first + objects.limits.delete_keys])
             if (page := listed.next) is None:
-                return
+                return found
 
     def destroy(self, app: str) -> Sequence[str]:
         """Remove the app's folder. Returns one line of text for each queue and for the folder; an empty list where no app existed."""
@@ -175,8 +188,8 @@ def _usable(root: str) -> Iterator[None]:
         if error.errno not in _UNFIT:
             raise
         raise InputError(
-            f"folder {root}: cannot be used: {error.filename}: {error.strerror}; "
-            "set FSD_HOME or [local] root to a folder that can be written"
+            f"folder {root}: cannot be used: {error.filename}: {error.strerror}: "
+            "expected a folder that can be written: set FSD_HOME or [local] root"
         ) from error
 
 
@@ -198,8 +211,8 @@ def _try_links(root: str) -> None:
             if refused.errno not in _LACKS:
                 raise
             raise InputError(
-                f"folder {root}: its file system has neither hard links nor locks: set FSD_HOME or [local] root "
-                "to a folder on another file system"
+                f"folder {root}: its file system has neither hard links nor locks: expected one of them: "
+                "set FSD_HOME or [local] root to a folder on another file system"
             ) from refused
     finally:
         for each in (first, second):

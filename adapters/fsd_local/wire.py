@@ -60,8 +60,9 @@ class Channel:
             self._send(UNNUMBERED, REASON, json.dumps([code, text[:_REASON_CHARS]]).encode())
 
     def lost(self) -> tuple[str, str] | None:
-        """The code and the reason of the first function whose end the host could not report to its run; None if no such function. Does not
-        wait.
+        """The code and the reason of the first function whose end the host could not report to its run; None if there is none.
+
+        Does not wait.
         """
         if self._lock.acquire(blocking=False):  # if the lock is held, a running request reads all answers
             try:

@@ -13,7 +13,7 @@ import attrs
 from attrs.validators import max_len, min_len
 
 from fsd_core.channel.frames import KEY_BYTES
-from fsd_core.channel.kept import Kept, Sent
+from fsd_core.channel.kept import Kept, Sent, Shelf
 from fsd_core.channel.limits import START_S, StallLimit
 from fsd_core.channel.mailbox import Mailbox
 from fsd_core.channel.news import News
@@ -48,7 +48,7 @@ class Aborted(RunFailed):
 
 
 class Superseded(RunFailed):
-    """A newer incarnation of this rank has its place: this worker stops, and reports nothing."""
+    """Another incarnation of this rank has replaced this worker, which stops and reports nothing."""
 
 
 @attrs.frozen
@@ -77,13 +77,13 @@ class ChannelConfig:
     ``expected`` maps each step to the ranks that send a payload to this rank. ``retry`` repeats failed requests. ``pool`` runs the
     requests that send and fetch payloads. With ``eager``, the channel makes more requests to deliver payloads sooner. ``start_s`` is
     the time in seconds that the ranks may take to start. ``slack_s`` is added to the shortest stall limit: the seconds that services may be
-    slower than expected. ``newest_epoch`` asks the object store for the epoch of the slot's last lease, because anybody may write a
-    message that names a newer epoch.
+    slower than expected. ``newest_epoch`` requests the epoch of the slot's last lease from the object store. The channel calls it for a
+    message with a newer epoch, because such a message may be forged.
 
-    For recovery: the channel keeps up to ``kept_bytes`` bytes of what it sends through queues. ``look`` reads the news of the run; a
-    channel that looks into the object store anyway calls it. ``ask`` asks ranks again for what they sent from a step on; a channel of a new
-    incarnation, or one that dropped something that it could not read, calls it with the step and the ranks while a step waits. It is `None`
-    in a run without recovery. ``slow`` finds the sources that are late; `None` in a run that does not replace slow ranks.
+    For recovery: the channel keeps what it sends through queues, up to ``kept_bytes`` bytes in memory and the rest on ``shelf``. ``look``
+    reads the news of the run; an `ObjectChannel` calls it between its gets. ``ask(step, ranks)`` requests again what ``ranks`` sent from
+    ``step`` on. The channel calls it during a wait, if it belongs to a new incarnation or has dropped a message that it could not read.
+    ``ask`` is `None` in a run without recovery. ``slow`` finds the sources that are late; `None` in a run that does not replace slow ranks.
     """
 
     me: RankIdentity
@@ -95,6 +95,7 @@ class ChannelConfig:
     slack_s: float = 0.0
     newest_epoch: Callable[[], int] = lambda: 0
     kept_bytes: int = 0
+    shelf: Shelf | None = None
     look: Callable[[], object] = lambda: None
     ask: Callable[[int, Sequence[int]], None] | None = None
     slow: SlowSources | None = None
@@ -130,9 +131,9 @@ class Sending:
 
 @attrs.define(eq=False)
 class Begun:
-    """Requests that send the same payloads and that no thread waits for: the first one ends at ``until``, on the monotonic clock.
+    """Requests in flight that send the same payloads. No thread waits for them: the driver said when each one ends.
 
-    A wait ends earlier if ``stop`` is set.
+    The first of them ends at ``until``, on the monotonic clock. A wait ends earlier if ``stop`` is set.
     """
 
     until: float
@@ -163,7 +164,7 @@ class Channel(abc.ABC):
         self.stall_limit = stall_limit
         self.retry.stall_s = lambda: stall_limit.seconds
         self.look = config.look
-        self.kept = Kept(config.kept_bytes)
+        self.kept = Kept(config.kept_bytes, config.shelf)
         self.incarnations: dict[int, int] = {}  # by rank: its newest incarnation; without an entry 0
         self._ask_again = config.ask
         self.slow = config.slow
@@ -227,7 +228,10 @@ class Channel(abc.ABC):
         self._step_began = now
 
     def batch_ended(self, seconds: float) -> None:
-        """This rank computed a micro-batch in so many seconds: another stage may take as long from one send to the next."""
+        """Record that this rank computed a micro-batch in ``seconds`` seconds.
+
+        This can raise the time limits, because a rank of another stage may send only once per micro-batch.
+        """
         self.stall_limit.step_ended(seconds)
         if self.slow is not None:
             self.slow.patience.batch_ended(seconds)
@@ -237,9 +241,9 @@ class Channel(abc.ABC):
             yield item
 
     def _who(self, step: int, missing: list[int], waited: float) -> str:
-        """The error line. It names the ranks that did not send, and for each the last step from which a payload of it arrived."""
+        """The error line. It names the ranks that did not send, and for each rank the last step from which its payload arrived."""
         heard = self.mailbox.heard
-        who = ", ".join(f"rank {r} ({f'last heard in step {heard[r]}' if r in heard else 'never heard of'})" for r in missing[:8])
+        who = ", ".join(f"rank {r} ({f'last received in step {heard[r]}' if r in heard else 'nothing received'})" for r in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         limit = "past the run's deadline" if time.time() > self.me.deadline else "longer than the stall limit"
         counts = self.meter.snapshot()
@@ -250,23 +254,24 @@ class Channel(abc.ABC):
         return f"waited {waited:.1f} s in step {step}, {limit}, for {who}{more}{note}{away}"
 
     def dropped(self, why: str) -> None:
-        """Count what this rank drops because its tag is wrong. The first time, a line in the log says ``why``."""
+        """Count a frame or a bundle that this rank drops because the tag is wrong. The first call also logs ``why``."""
         self.meter.add("frames_dropped")
         self.unread = True
         if not self._warned:
             self._warned = True
-            log.warning("drops what is damaged or forged, from now on without a line: %s", why)
+            log.warning("drops a damaged or forged message, and logs no later one: %s", why)
 
     # Recovery
 
     def heed(self, news: News) -> None:
-        """Act on news of the run, once. Thread-safe.
+        """Act on an entry of the run's news. Does nothing if the channel has acted on this entry before. Thread-safe.
 
-        Raises `Superseded` if this rank has a newer incarnation, and `RunFailed` if it does not hold any more what another one needs.
+        Raises `Superseded` if this rank has a newer incarnation, and `RunFailed` if a new incarnation of another rank needs payloads that
+        this rank no longer keeps.
         """
         rank, mine = news.rank, news.rank == self.me.rank
         if mine and news.newest > self.me.incarnation:
-            raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has its place", rank=rank)
+            raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has replaced this worker", rank=rank)
         if news.kind == "slow":
             if mine and news.newest == self.me.incarnation and self.slow is not None:
                 self.slow.doubt()
@@ -290,16 +295,16 @@ class Channel(abc.ABC):
             self.send_again(rank, news.step, needed=news.incarnation > 0)
 
     def send_again(self, target: int, step: int, *, needed: bool) -> None:  # noqa: B027  with an object store, what was sent is still there
-        """Send ``target`` again what was sent to it from ``step`` on.
+        """Send ``target`` again what this rank sent to it from ``step`` on.
 
-        If it is not kept any more: raises `RunFailed` if it is ``needed``, else sends nothing.
+        If this rank no longer keeps these payloads: raises `RunFailed` if they are ``needed``, else sends nothing.
         """
 
     def say(self, news: News, ranks: Iterable[int]) -> None:  # noqa: B027  with an object store, the ranks read the list
         """Start to send copies of ``news`` to ``ranks``."""
 
     def take(self, source: int, incarnation: int, sent: Sent) -> None:  # noqa: B027  with an object store, the payload is there
-        """Receive what a rank that has ended left in its record."""
+        """Accept ``sent``, a payload that ``source`` left in its record when it ended. ``incarnation`` is the one that sent it."""
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run ``task``, which sends payloads, in a thread of the pool. If it fails, `receive` or `finish` raises its error."""

@@ -5,8 +5,8 @@ step (4), source (4), number of the piece (2), number of pieces (2), tag (16); t
 receiver can take frames in any order and recognises copies, even if the queue service keeps no order.
 
 The tag is BLAKE2b over the target's rank, the header and the body, with the run's frame key. Only the client and the workers of the run
-have it, because only they may read the object store. So a frame with the right tag comes from this run, is for this rank, and is whole. A
-frame declares no size: `unpack` takes memory by the size of the message alone, and none for a frame with a wrong tag.
+have this key, because only they may read the object store. So a frame with the right tag comes from this run, is for this rank, and is
+whole. A frame declares no size: `unpack` takes memory by the size of the message alone, and none for a frame with a wrong tag.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TARGET = struct.Struct("<i")
 _MAGIC = b"FSDf"
 _VERSION = 3
 _MOST_PIECES = (1 << 16) - 1
-_FRAME = b"fsd frame"  # what a tag is for: no tag of an object is right for a frame
+_FRAME = b"fsd frame"  # the kind of content: so the tag of an object is wrong for a frame
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Stray(ValueError):
 
 
 class Unverified(ValueError):
-    """The bytes look like a frame with a wrong tag. ``run`` and ``epoch`` are those of the header, which anybody may have written."""
+    """The bytes look like a frame, but the tag is wrong. ``run`` and ``epoch`` come from the header, so they may be forged."""
 
     def __init__(self, message: str, run: str, epoch: int) -> None:
         super().__init__(message)
@@ -101,9 +101,9 @@ def new_key() -> bytes:
 
 
 def tag(key: bytes, what: bytes, *parts: bytes | memoryview) -> bytes:
-    """The tag of ``parts`` with a run's frame ``key``.
+    """The tag of ``parts``, one after another, with a run's frame ``key``: `TAG_BYTES` bytes.
 
-    ``what``: the kind of these parts, at most 16 bytes. Equal parts of two kinds have different tags.
+    ``what``: a name for the kind of content, at most 16 bytes. Equal parts with different names have different tags.
     """
     state = hashlib.blake2b(key=key, digest_size=TAG_BYTES, person=what)
     for part in parts:

@@ -1,6 +1,6 @@
 """The exchange over a queue service for small payloads and an object store for large ones.
 
-The sender puts large payloads into an object and sends each target a notice of where its payload is. So receivers never poll the store.
+The sender puts large payloads into an object, and sends each target a notice: the place of its payload. So receivers never poll the store.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class HybridChannel(QueueChannel):
             self.publish_soon([each])
 
     def arrived(self, frame: Frame, body: bytes) -> None:
-        """Process ``body``, a complete payload or notice. ``frame`` was the last piece of it to arrive."""
+        """Process ``body``, a complete payload or notice. ``frame`` is the piece that arrived last."""
         if frame.kind is Kind.NOTICE:
             self.pool.submit(self._fetch, frame.step, frame.source, body)
         else:

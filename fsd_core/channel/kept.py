@@ -1,4 +1,7 @@
-"""What a rank sent through queues, kept so that it can send it again to the next incarnation of a rank that was lost."""
+"""Keeps the payloads that a rank sent through queues, so that it can send them again to the next incarnation of a lost rank.
+
+The newest payloads are in memory, the others in the object store.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,33 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import attrs
 
 from fsd_core.channel.frames import Kind
 from fsd_core.driver import Code
 from fsd_core.errors import RunFailed
+from fsd_core.storage.keys import RunKeys
+from fsd_core.storage.store import Store
 
-__all__ = ["KEPT_BYTES", "KEPT_ENTRY_BYTES", "RECORD_BYTES", "Kept", "Sent", "kept_budget"]
+__all__ = ["KEPT_BYTES", "KEPT_ENTRY_BYTES", "RECORD_BYTES", "SHELF_BYTES", "Kept", "Sent", "Shelf", "kept_budget"]
 
 KEPT_BYTES = 64 << 20  # the budget of a rank, if its function has the memory
-RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record, and at most a part of its budget
-RECORD_PART = 4  # because the record is in memory several times while it is written
+SHELF_BYTES = 8 << 20  # with a smaller budget, a rank puts nothing into the store: that would take many requests
+RECORD_BYTES = 16 << 20  # a worker that ends leaves at most so many bytes in its record, and at most 1 / `RECORD_PART` of its budget,
+RECORD_PART = 4  # because the memory holds several copies of the record while the worker writes it
 _ENTRY = struct.Struct("<IIBQ")  # target, step, kind, length of the body
 _CRC = struct.Struct("<I")  # of the entry and the body
 KEPT_ENTRY_BYTES = _ENTRY.size + _CRC.size  # in a record, beside each payload
 
 
 def kept_budget(memory_bytes: int | None, predicted_bytes: int) -> int:
-    """The bytes that a rank may keep: `KEPT_BYTES`, or what is left of the memory of its function. ``memory_bytes`` `None`: no limit."""
+    """How many bytes a rank may keep: `KEPT_BYTES`, or the free memory of its function if that is less.
+
+    ``memory_bytes``: the memory of the function; `None`: no limit. ``predicted_bytes``: the memory that the worker needs for itself.
+    """
     return KEPT_BYTES if memory_bytes is None else max(0, min(KEPT_BYTES, memory_bytes - predicted_bytes))
 
 
@@ -38,52 +49,124 @@ class Sent:
     body: bytes
 
 
-class Kept:
-    """What one rank sent, up to ``budget`` bytes; beyond them it keeps nothing at all. A budget of 0 keeps nothing. Thread-safe."""
+@attrs.frozen
+class Shelf:
+    """The objects of the store into which an incarnation of a rank puts what it does not keep in memory."""
 
-    def __init__(self, budget: int) -> None:
-        self.bytes = 0
+    store: Store
+    keys: RunKeys
+    rank: int
+    incarnation: int
+
+    def put(self, number: int, body: bytes) -> None:
+        """Write object ``number``, from 0."""
+        self.store.put(self._key(number), body)
+
+    def get(self, number: int) -> bytes:
+        """Read object ``number``."""
+        return self.store.get(self._key(number))
+
+    def _key(self, number: int) -> str:
+        return self.keys.kept(self.rank, self.incarnation, number)
+
+
+class Kept:
+    """The payloads that one rank sent, with up to ``budget`` bytes in memory. Thread-safe.
+
+    When half of the budget is full, this half goes to the ``shelf`` while the other half fills. Without a shelf, or with a budget of less
+    than `SHELF_BYTES`, a rank keeps nothing at all once the budget is exceeded. With a budget of 0 it keeps nothing.
+    """
+
+    def __init__(self, budget: int, shelf: Shelf | None = None) -> None:
         self._budget = budget
+        self._held = 0  # bytes in memory, without those that are on their way to the shelf
+        self._total = 0  # all bytes that are kept
         self._sent: list[Sent] | None = [] if budget > 0 else None
+        self._shelf = shelf if budget >= SHELF_BYTES else None
+        self._shelved = 0  # objects on the shelf
+        self._putter: ThreadPoolExecutor | None = None
+        self._putting: Future[None] | None = None  # the newest of these objects
         self._lock = threading.Lock()
 
     def add(self, sent: Sent) -> None:
-        """Keep a payload, or forget all if the budget is exceeded: a new incarnation needs all that was sent to it."""
+        """Keep a payload. May wait until an earlier half of the budget is on the shelf; raises its error."""
         with self._lock:
             if self._sent is None:
                 return
-            self.bytes += len(sent.body)
-            if self.bytes > self._budget:
-                self._sent, self.bytes = None, 0
-            else:
-                self._sent.append(sent)
+            self._held += len(sent.body)
+            self._total += len(sent.body)
+            self._sent.append(sent)
+            if self._shelf is not None and self._held > self._budget // 2:
+                self._put(self._shelf, self._sent)
+            elif self._held > self._budget:  # a new incarnation needs all that was sent to it
+                self._sent, self._total = None, 0
 
     @property
-    def forgot(self) -> bool:
-        """Whether it keeps nothing, because the budget is exceeded."""
-        with self._lock:
-            return self._sent is None
+    def peak_bytes(self) -> int:
+        """The most bytes that were in memory at once; 0 if nothing is kept any more."""
+        return min(self._budget, self._total)
 
-    def of(self, target: int, step: int) -> list[Sent] | None:
-        """What was sent to ``target`` from ``step`` on, in the order of sending; `None` if it is not kept any more."""
-        with self._lock:
-            return None if self._sent is None else [each for each in self._sent if each.target == target and each.step >= step]
+    def _put(self, shelf: Shelf, sent: list[Sent]) -> None:
+        """Begin to put ``sent`` on the shelf, once what is on its way there has arrived."""
+        self._arrived()
+        if self._putter is None:  # not the pool of the channel: its threads may all be here, and wait
+            self._putter = ThreadPoolExecutor(1, thread_name_prefix="shelf")
+        self._putting = self._putter.submit(partial(shelf.put, self._shelved, _packed(sent)))
+        self._shelved += 1
+        self._held = 0
+        sent.clear()
 
-    def pack(self) -> bytes | None:
-        """All that is kept, for the record of a worker that ends; `None` if it is not kept, or too much for a record."""
+    def _arrived(self) -> None:
+        if self._putting is not None:
+            self._putting.result()
+
+    def of(self, target: int, step: int) -> Iterator[list[Sent]] | None:
+        """What was sent to ``target`` from ``step`` on, in the order of sending and in parts; `None` if it is not kept any more."""
         with self._lock:
-            if self._sent is None or self.bytes > min(RECORD_BYTES, self._budget // RECORD_PART):
+            if self._sent is None:
                 return None
-            parts = []
-            for each in self._sent:
-                head = _ENTRY.pack(each.target, each.step, each.kind, len(each.body))
-                parts += [head, _CRC.pack(zlib.crc32(each.body, zlib.crc32(head))), each.body]
-            return b"".join(parts)
+            self._arrived()
+            shelved, last = self._shelved, [each for each in self._sent if each.target == target and each.step >= step]
+
+        def parts() -> Iterator[list[Sent]]:
+            for number in range(shelved):
+                assert self._shelf is not None
+                yield [each for each in unpack(self._shelf.get(number), target) if each.step >= step]
+            yield last
+
+        return parts()
+
+    def end(self) -> tuple[int, bytes] | None:
+        """For the record of a worker that ends: the number of objects on its shelf, and the rest of what is kept.
+
+        `None` if it is not kept, or too much for a record of a worker without a shelf.
+        """
+        with self._lock:
+            if self._sent is None:
+                return None
+            if self._held > min(RECORD_BYTES, self._budget // RECORD_PART):
+                if self._shelf is None:
+                    return None
+                self._put(self._shelf, self._sent)
+            self._arrived()
+            return self._shelved, _packed(self._sent)
+
+
+def _packed(sent: list[Sent]) -> bytes:
+    """What `unpack` reads."""
+    parts = []
+    for each in sent:
+        head = _ENTRY.pack(each.target, each.step, each.kind, len(each.body))
+        parts += [head, _CRC.pack(zlib.crc32(each.body, zlib.crc32(head))), each.body]
+    return b"".join(parts)
 
 
 def unpack(data: bytes, target: int) -> Iterator[Sent]:
-    """What `Kept.pack` made, for one target. Raises `RunFailed` (`Code.INVALID`) if it is damaged."""
-    damaged = RunFailed(Code.INVALID, "what a rank kept in its record is damaged: expected whole payloads with their checksums")
+    """Decode the payloads that a rank kept in its record or on its shelf. Yields those for ``target``.
+
+    Raises `RunFailed` (`Code.INVALID`) if ``data`` is damaged.
+    """
+    damaged = RunFailed(Code.INVALID, "the payloads that a rank kept are damaged: expected whole payloads with their checksums")
     at = 0
     while at < len(data):
         head, start = data[at : at + _ENTRY.size], at + _ENTRY.size + _CRC.size

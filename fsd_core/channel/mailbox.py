@@ -115,7 +115,7 @@ class Mailbox:
             return min(steps, default=None)
 
     def next(self, step: int, timeout: float) -> tuple[int, bytes] | None:
-        """Remove and return the next (source rank, payload) of ``step`` in the order of arrival. Raises the error that `fail` took.
+        """Remove and return the next (source rank, payload) of ``step`` in the order of arrival. Raises the error of `fail`.
 
         Returns `None` if no payload of ``step`` arrives within ``timeout`` seconds, or earlier if a frame of another step arrives.
         """

@@ -1,7 +1,7 @@
-"""The news of a run: a numbered list in the object store, in which every process finds the ranks that were lost, came back, or are slow.
+"""The news of a run: a numbered list in the object store, in which every process finds the ranks that were lost, replaced, or are slow.
 
-Each entry is created if absent under the next free number, so all processes read the same entries in the same order. A copy of an entry may
-also arrive as a message.
+A process adds an entry by a conditional create under the next free number, so all processes read the same entries in the same order. A copy
+of an entry may also arrive as a message.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class News:
     - "lost": ``incarnation`` of ``rank`` died at the time ``at``, in ``layer`` (1-based, `None` if unknown), for ``reason``.
     - "hello": ``incarnation`` of ``rank`` has started, and lacks the payloads of its sources from ``step`` on.
     - "slow": rank ``by`` waits in ``step`` for ``incarnation`` of ``rank``, and calls it slow.
-    - "lacks": ``incarnation`` of ``rank`` has all payloads before ``step`` of the rank that gets this. Only a message, never in the list.
+    - "lacks": ``incarnation`` of ``rank`` has all payloads before ``step`` that the receiver of this entry sends. Never in the list, only
+      a message to one rank.
 
     ``nonce`` differs between any two entries. ``at``: seconds since 1970.
     """
@@ -54,7 +55,7 @@ class News:
 
     @property
     def newest(self) -> int:
-        """The newest incarnation of the rank after this entry. It may not have started yet."""
+        """The newest incarnation of ``rank`` by this entry. If the entry is "lost", it may not have started yet."""
         return self.incarnation + (self.kind == "lost")
 
     def pack(self) -> bytes:

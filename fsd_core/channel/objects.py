@@ -49,7 +49,7 @@ _HEADER = struct.Struct("<4sIQIIII")  # magic, version, run, epoch, step, source
 _ENTRY = struct.Struct(f"<IQ{TAG_BYTES}s")  # target, length, tag of the payload; offsets follow from the lengths
 _MAGIC = b"FSDo"
 _VERSION = 2
-_DIRECTORY, _PAYLOAD = b"fsd directory", b"fsd payload"  # what a tag is for
+_DIRECTORY, _PAYLOAD = b"fsd directory", b"fsd payload"  # the kinds of content that have tags
 READS = 3  # of an object that is damaged: the damage may be in the answer only
 
 T = TypeVar("T")
@@ -59,11 +59,11 @@ _MAX_DELAY_S = 0.1  # of the first get; with longer delays, one late rank would 
 
 
 class DamagedBundle(RunFailed):
-    """A bundle, or a payload in it, is not what its tag says. Another read may return other bytes."""
+    """A bundle, or a payload in it, does not fit its tag. If only the answer was damaged, another read returns the right bytes."""
 
 
 def payload_tag(me: RankIdentity, payload: bytes) -> bytes:
-    """The tag of a payload in a bundle of the run of ``me``."""
+    """The tag of a payload in a bundle, with the frame key of ``me``."""
     return tag(me.key, _PAYLOAD, payload)
 
 
@@ -75,19 +75,22 @@ def bundle(me: RankIdentity, step: int, payloads: Sequence[tuple[int, bytes]]) -
 
 
 def bundle_bytes(payloads: Sequence[int]) -> int:
-    """The size of a bundle of payloads of these sizes, in bytes."""
+    """The size of a bundle in bytes. ``payloads``: the sizes of its payloads in bytes."""
     return _HEADER.size + len(payloads) * _ENTRY.size + TAG_BYTES + sum(payloads)
 
 
 def first_get_s(took_s: Any, eager: bool) -> Any:
-    """After so many seconds a channel first looks for a bundle whose source needed ``took_s`` in its last step, a number or an array."""
+    """The pause before the first get of a bundle, in seconds. Takes and returns a number or an array.
+
+    ``took_s``: the seconds from the start of the last step to the arrival of the same source's bundle.
+    """
     return 0.0 * took_s if eager else np.minimum(_MAX_DELAY_S, 0.75 * took_s)
 
 
 def next_get_s(since_s: Any, eager: bool, poll_s: float) -> Any:
-    """The pause before the next look for a bundle that did not exist ``since_s`` seconds after the step began, a number or an array.
+    """The pause before the next get of a bundle that does not exist yet, in seconds. Takes and returns a number or an array.
 
-    ``poll_s``: the shortest pause of the store.
+    ``since_s``: the seconds since the step began. ``poll_s``: the shortest pause that the store allows, in seconds.
     """
     return np.minimum(_MAX_WAIT_S, np.maximum(poll_s, (0.2 if eager else 0.5) * since_s))
 
@@ -139,7 +142,7 @@ def fetch(store: Store, key: str, head: bytes, where: tuple[int, int, bytes], me
 
 
 def repeated(channel: Channel, read: Callable[[], T]) -> T:
-    """What ``read`` returns. Calls it up to `READS` times while it raises `DamagedBundle`."""
+    """Return what ``read`` returns. Calls ``read`` again while it raises `DamagedBundle`, `READS` times in all, then raises the error."""
     attempt = 0
     while True:
         try:
@@ -181,16 +184,16 @@ class ObjectChannel(Channel):
         self.submit(lambda: self._put(key, body))
 
     def _put(self, key: str, body: bytes) -> None:
-        """Put a bundle. Raises `Superseded` if another function of this rank has put it, and is the one to stay.
+        """Put a bundle. Raises `Superseded` if another incarnation of this rank has put it, so that this worker can stop.
 
-        That is the next incarnation, which works beside this one and got ahead, or one before, which has ended its work. After a lost reply
-        the bundle may be this function's own; then the next incarnation does the work alone.
+        That is the next incarnation, which works at the same time and was faster, or an earlier one, which has finished. If the reply to
+        its own put was lost, this worker takes its own bundle for another's: it then stops if a next incarnation exists.
         """
         if self.store.put_once(key, body) or self.slow is None:
             return
         me, following = self.me, self.me.incarnation + 1
         if self.store.find(self.keys.claim(me.rank, following)) is not None:
-            raise Superseded(Code.PRECONDITION, f"incarnation {following} of this rank is ahead", rank=me.rank)
+            raise Superseded(Code.PRECONDITION, f"incarnation {following} of this rank was faster than this worker", rank=me.rank)
         if me.incarnation and self.store.find(self.keys.record(me.rank), 0, 1) is not None:
             raise Superseded(Code.PRECONDITION, "another incarnation of this rank has done its work", rank=me.rank)
 
@@ -252,7 +255,7 @@ class ObjectChannel(Channel):
         return fetch(self.store, key, head, where, self.me, f"the payload of rank {source} in step {step}")
 
     def _look_for_abort(self) -> None:
-        """Look whether the run failed and for its news, in turns. All threads together make one such request per second."""
+        """Read the error of the run or its news, in turns. All threads together make one such request per second."""
         with self._wake:
             now = time.monotonic()
             if now < self._abort_check:

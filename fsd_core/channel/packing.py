@@ -1,4 +1,4 @@
-"""How payloads become messages, publishes and acks, by the limits of a queue service. `QueueChannel` and predictions share these rules."""
+"""How payloads become messages, publishes and acks within a service's limits. `QueueChannel` and predictions share these rules."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def piece_bytes(limits: MessageLimits) -> int:
 
 
 def piece_sizes(payload: int, limits: MessageLimits) -> list[int]:
-    """The bytes of the pieces of a payload of so many bytes: as many as `split` makes."""
+    """The sizes of the pieces into which `split` cuts a payload of ``payload`` bytes, in bytes."""
     size = piece_bytes(limits)
     whole, rest = divmod(payload, size)
     return [size] * whole + ([rest] if rest or not whole else [])
 
 
 def body_bytes(piece: int, limits: MessageLimits) -> int:
-    """The bytes of the body of a message that carries a piece of so many bytes."""
+    """The size of the body of a message that carries a piece of ``piece`` bytes, in bytes."""
     size = HEADER_BYTES + piece
     return (size + 2) // 3 * 4 if limits.body == "text" else size
 
 
 def batched(entries: Sequence[tuple[int, int]], route: Callable[[int], Hashable], limits: MessageLimits) -> Iterator[list[int]]:
-    """Group messages into publishes: those of one have the same route, and each is within the limits.
+    """Group messages into publishes: all messages of a publish have the same route, and each publish is within the limits.
 
-    ``entries``: the target rank and the bytes of the body of each message. Yields the numbers (from 0) of the messages of each publish.
+    ``entries``: of each message the target rank and the size of the body in bytes. Yields for each publish the indices of its messages.
     """
     if len(entries) == 1:
         yield [0]
@@ -70,25 +70,25 @@ def batched(entries: Sequence[tuple[int, int]], route: Callable[[int], Hashable]
 
 
 def ack_messages(limits: MessageLimits) -> int:
-    """So many deliveries are acknowledged together, unless time or bytes require it earlier."""
+    """How many deliveries a channel collects before it acknowledges them, unless their leases or bytes require it earlier."""
     return min(limits.batch_messages, (limits.outstanding_messages or 2 * limits.batch_messages) // 2)
 
 
 def copies(size: int, limits: MessageLimits) -> int:
-    """How often an eager channel sends a batch whose bodies have so many bytes together."""
+    """How many times an eager channel sends a batch. ``size``: the bytes of all its bodies together."""
     return 2 if size <= COPY_BYTES and limits.side_by_side else 1
 
 
 def linger_s(waited_s: Any) -> Any:
-    """The pause between two receives of a step, in seconds, if the last step waited for so long: a number or an array of numbers."""
+    """The pause between two receives of a step, if the last step waited ``waited_s``. Both in seconds, a number or an array."""
     return np.minimum(MAX_LINGER_S, LINGER_SHARE * waited_s)
 
 
 def open_receives(limits: MessageLimits, eager: bool) -> int:
-    """How many receives of a rank may be open at once. Where a service pushes messages, a receive is no request."""
+    """How many receives of a rank may be open at once: one if the service pushes messages, because a receive then makes no request."""
     return RECEIVES if eager and limits.outstanding_messages is None else 1
 
 
 def open_receiver(limits: MessageLimits, eager: bool) -> bool:
-    """Whether a channel receives all the time: the leases of messages that a service pushes already run."""
+    """Whether a channel receives all the time. If a service pushes messages it has to, because their leases begin with the push."""
     return eager or limits.outstanding_messages is not None

@@ -31,10 +31,10 @@ __all__ = ["QueueChannel"]
 log = logging.getLogger(__name__)
 
 ABORT_THREADS = 32  # some services take half a second to reach a queue for the first time
-COPIES = 32  # threads that send second copies: so none waits for another, and no first one waits for a second one
-NEXT_WAIT_S = 2.0  # of every receive but the first: so long it may stay open after a failed run
+COPIES = 32  # threads that send second copies: so many that no copy waits for a thread
+NEXT_WAIT_S = 2.0  # the longest wait of every receive but the first: a receive may stay open for so long after a failed run
 LAST_STEP = 2**31 - 1
-LEFT_MESSAGES = 16  # with a wrong tag, that a rank does not acknowledge when they come for the first time
+LEFT_MESSAGES = 16  # the number of messages with a wrong tag that a rank does not acknowledge at their first delivery
 LEASES = 3.5  # three replies in a row may be lost: each time, the service delivers the messages again only after a lease
 
 
@@ -44,16 +44,16 @@ class QueueChannel(Channel):
     With ``eager``, the channel makes more requests to deliver payloads sooner:
 
     - It publishes each payload as soon as it exists, and receives all the time.
-    - It publishes a batch of at most `COPY_BYTES` twice at once, over two connections. The one that the service accepts first ends the
-      sending; the mailbox drops the copy that arrives later. So a step waits for the faster of two deliveries.
-    - It keeps up to `RECEIVES` receives open, because a receive often returns as soon as there is one message, and the next one takes a
-      round trip. It opens another one only while the rank awaits more payloads than those that are open can return. So each of them
-      returns, and none is open when the last payload has arrived: it would take a message of the next run on these queues.
+    - It publishes a batch of at most `COPY_BYTES` twice at once, over two connections. The batch is sent when the service has accepted one
+      copy; the mailbox drops the copy that arrives later. So a step waits for the faster of two deliveries.
+    - It keeps up to `RECEIVES` receives open, because a receive often returns as soon as there is one message, and the next receive takes a
+      round trip. It opens another receive only while the rank awaits more payloads than the open receives can return. So each receive
+      returns, and none is open when the last payload has arrived: an open receive would take a message of the next run on these queues.
 
     Otherwise the channel saves requests: it collects the messages of a step to fill batches, receives only while a step waits, and pauses
     between two receives of a step (`linger_s`), so that each receive returns more messages. Some services push messages to a client that
-    has not requested them (`MessageLimits.outstanding_messages`). There one thread receives all the time, because the leases of pushed
-    messages already run.
+    has not requested them (`MessageLimits.outstanding_messages`). There one thread receives all the time, because the lease of a message
+    begins when the service pushes it.
 
     The channel acknowledges messages when their tokens fill a batch, when half of the oldest message's lease is over, or when half of the
     messages or bytes that the service allows without acknowledgement are reached. The mailbox drops messages that arrive twice.
@@ -105,8 +105,8 @@ class QueueChannel(Channel):
         self._publish_second(begun + self._publish_first(waiting))
 
     def outgoing(self, sent: Sent) -> list[Message]:
-        """Keep what is sent. Returns its messages: none if the target has it already, from an earlier incarnation of this rank."""
-        self.kept.add(sent)  # before its messages exist: a target that is lost from now on finds it among what is kept
+        """Keep a payload. Returns its messages: none if the target already has the payload, from an earlier incarnation of this rank."""
+        self.kept.add(sent)  # before its messages exist: if the target is lost from now on, its next incarnation gets the kept payload
         return [] if sent.step < self._lacked.get(sent.target, 0) else self.messages(sent)
 
     def messages(self, sent: Sent) -> list[Message]:
@@ -123,14 +123,16 @@ class QueueChannel(Channel):
     def send_again(self, target: int, step: int, *, needed: bool) -> None:
         """See `Channel.send_again`."""
         kept = self.kept.of(target, step)
-        if kept is None and not needed:
-            log.warning("rank %d asks for what this rank sent to it, and this rank no longer holds it", target)
-            return
         if kept is None:
-            reason = f"rank {target} was lost, and this rank no longer holds what it sent to it: the budget is exceeded"
-            raise RunFailed(Code.UNAVAILABLE, reason, rank=self.me.rank)
-        log.info("sends rank %d %d payloads again", target, len(kept))
-        self.publish_soon([message for sent in kept for message in self.messages(sent)])
+            reason = f"rank {target} was lost, and this rank no longer keeps what it sent to rank {target}: the budget is exceeded"
+            if needed:
+                raise RunFailed(Code.UNAVAILABLE, reason, rank=self.me.rank)
+            log.warning("%s", reason)
+        for number, part in enumerate(kept or ()):
+            log.info("sends rank %d %d payloads again", target, len(part))
+            if number:
+                self.finish_sends()  # the messages of two parts are not in memory together
+            self.publish_soon([message for sent in part for message in self.messages(sent)])
 
     def say(self, news: News, ranks: Iterable[int]) -> None:
         """See `Channel.say`."""
@@ -166,7 +168,7 @@ class QueueChannel(Channel):
         return found
 
     def _publish_second(self, begun: Iterable[tuple[list[Message], Begun]]) -> None:
-        """Publish batches again. If this fails, the first copy is on its way all the same."""
+        """Publish batches a second time. A failure is ignored, because the first copy is sent."""
         for batch, first in begun:
             if (until := self._begin(batch)) is not None:
                 first.until = min(first.until, until)
@@ -214,7 +216,7 @@ class QueueChannel(Channel):
         def send(batch: list[Message]) -> None:
             try:
                 self.publish(batch, retry)
-            except FsdError as error:  # the other batches are sent nevertheless
+            except FsdError as error:  # the other batches are still sent
                 failed.append(error)
 
         each(send, batches, ABORT_THREADS)  # not in the channel's pool, which may be busy
@@ -257,7 +259,7 @@ class QueueChannel(Channel):
             self._receiving += 1
         try:
             due = self._ack_in_s()
-            wait_s = min(wait_s, NEXT_WAIT_S) if self.me.incarnation else wait_s  # the payload may come from a record meanwhile
+            wait_s = min(wait_s, NEXT_WAIT_S) if self.me.incarnation else wait_s  # meanwhile, the payload may come from a record
             wait = min(wait_s, max(0.0, self.me.deadline - time.time()), math.inf if due is None else due)
             receive = partial(self.driver.receive, self.me.rank, self._receive_messages, wait)
             deliveries = self.retry.call(self.driver, "receive", receive)
@@ -289,8 +291,8 @@ class QueueChannel(Channel):
         except Unverified as error:
             self._drop(delivery, error, newest_epoch)
             return
-        if frame.target_incarnation > self.me.incarnation:  # it is left to that one
-            raise Superseded(Code.PRECONDITION, f"incarnation {frame.target_incarnation} of this rank has its place", rank=self.me.rank)
+        if (newer := frame.target_incarnation) > self.me.incarnation:  # no acknowledgement: the newer incarnation receives the message
+            raise Superseded(Code.PRECONDITION, f"incarnation {newer} of this rank has replaced this worker", rank=self.me.rank)
         self._remember(delivery)
         if frame.kind is Kind.ABORT:
             log.debug("received the abort of rank %d", frame.source)
@@ -307,7 +309,7 @@ class QueueChannel(Channel):
         until the same bytes come a second time.
         """
         me = self.me
-        if error.epoch > me.epoch and (newest := newest_epoch()) > me.epoch:  # the message is left to that run
+        if error.epoch > me.epoch and (newest := newest_epoch()) > me.epoch:  # no acknowledgement: the message belongs to the newer run
             why = f"lease lost: another run holds the slot at epoch {newest}, expected epoch {me.epoch}, that of this run"
             raise RunFailed(Code.PRECONDITION, why, rank=me.rank)
         if error.epoch < me.epoch and error.run != me.run:  # no run has two epochs, and no epoch two runs: any other is damaged or forged
@@ -324,7 +326,7 @@ class QueueChannel(Channel):
             self._left.add(body)
 
     def _hear(self, news: News) -> None:
-        """Act on news, and answer a hello: a source that begins anew need not send what is here."""
+        """Act on news. Answer the "hello" of a source with the steps that this rank has, so that the source does not send them again."""
         self.heed(news)
         if news.kind == "hello" and news.rank in self._sources:
             step = self.mailbox.first_missing(news.rank)
@@ -347,7 +349,7 @@ class QueueChannel(Channel):
             self.arrived(frame, body)
 
     def arrived(self, frame: Frame, body: bytes) -> None:
-        """Process ``body``, a complete payload. ``frame`` was the last piece of it to arrive."""
+        """Process ``body``, a complete payload. ``frame`` is the piece that arrived last."""
         self.mailbox.deliver(frame.step, frame.source, body)
 
     def _remember(self, delivery: Delivery) -> None:
@@ -385,7 +387,7 @@ class QueueChannel(Channel):
             task.result()
 
     def close(self) -> None:
-        """Stop receiving, and send no copy any more."""
+        """Stop receiving, and send no more copies."""
         self._closed.set()
         self._wanted.set()
         with self._turn:

@@ -13,34 +13,34 @@ __all__ = ["SlowSources"]
 
 @attrs.define(eq=False)
 class SlowSources:
-    """The sources of one rank. ``call(step, sources, again)`` adds them to the news of the run.
+    """Finds the slow sources of one rank. ``call(step, sources, again)`` adds them to the news of the run.
 
-    With ``again``, it also adds those that another rank has called slow already.
+    With ``again``, ``call`` also adds sources that another rank has already called slow.
     """
 
     patience: Patience
     call: Callable[[int, Sequence[int], bool], None]
-    _called_s: float = attrs.field(default=0.0, init=False)  # how long this wait had lasted when this rank last called somebody slow
-    _doubted: bool = attrs.field(default=False, init=False)  # somebody has called this rank slow during this wait
+    _called_s: float = attrs.field(default=0.0, init=False)  # how long this wait had lasted when this rank last called a source slow
+    _doubted: bool = attrs.field(default=False, init=False)  # another rank has called this rank slow during this wait
 
     def begins(self, own_s: float) -> None:
-        """A wait for the payloads of a step begins, after ``own_s`` seconds of work."""
+        """Record that this rank begins to wait for the payloads of a step, after ``own_s`` seconds of work."""
         self._called_s, self._doubted = 0.0, False
         self.patience.step_began(own_s)
 
     def arrived(self, source: int, waited: float) -> None:
-        """A payload of ``source`` came after ``waited`` seconds without another one. A new wait begins."""
+        """Record that a payload of ``source`` came after ``waited`` seconds in which none came. A new wait begins."""
         self._called_s, self._doubted = 0.0, False
         self.patience.arrived(source, waited)
 
     def doubt(self) -> None:
-        """Somebody calls this rank slow. If it waits itself, it says for whom, so that the rank that all wait for is found."""
+        """Record that another rank calls this rank slow. If this rank only waits too, `look` calls its own missing sources slow."""
         self._doubted = True
 
     def look(self, step: int, missing: Sequence[int], waited: float) -> bool:
-        """Call those of the ``missing`` sources of ``step`` slow that are late, once each time that the wait has doubled.
+        """Call the late ones among the ``missing`` sources of ``step`` slow, and again each time that the wait has doubled.
 
-        Returns `True` if it does so for the first time in this wait, which has lasted ``waited`` seconds.
+        The wait has lasted ``waited`` seconds. Returns `True` if this call is the first in this wait that calls a source slow.
         """
         passes_on = self._doubted and 2 * waited > self.patience.seconds
         late = missing if passes_on else [source for source in missing if self.patience.is_over(source, waited)]

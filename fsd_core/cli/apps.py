@@ -6,6 +6,7 @@ import click
 
 from fsd_core.cli.options import Checked, Command, check_provider, emulated, reporting, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.amount import counted
 from fsd_core.common.fields import choice, integer
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
@@ -32,7 +33,8 @@ def deploy(screen: Screen, settings: Settings, slots: int, repair: bool) -> None
     """Make the resources of an app.
 
     An app is everything that one deployment makes, under one name: the function, the object store, and the queues of the workers. Resources
-    that exist already stay as they are: a second deploy changes nothing. With --engine onnx, the functions have ONNX Runtime too.
+    that exist already stay as they are: a second deploy changes nothing. With --engine onnx, the functions also have ONNX Runtime. With
+    --workers auto, each slot gets queues for 8 workers; a run with more workers makes more queues.
     """
     from fsd_core.client.apps import deploy as make
 
@@ -53,13 +55,13 @@ def deploy(screen: Screen, settings: Settings, slots: int, repair: bool) -> None
     type=Checked(choice("save", "delete")),
     default="save",
     metavar="save|delete",
-    help="save: keep the audit log below FSD_HOME/audit; delete: it is lost.  [default: save]",
+    help="save: keep the audit log below FSD_HOME/audit; delete: remove it without saving it.  [default: save]",
 )
 @with_settings(*KEYS)
 def destroy(screen: Screen, settings: Settings, audit_log: str) -> None:
     """Remove all resources of an app.
 
-    Does nothing if the app does not exist. The audit log of the app is saved first; the answer names its file.
+    Does nothing if the app does not exist. The command first saves the audit log of the app; the answer names the file.
     """
     from fsd_core.client.apps import destroy as remove
 
@@ -84,7 +86,7 @@ def gc(screen: Screen, settings: Settings) -> None:
     with screen.progress() as show, emulated(settings, show) as settings:
         removed = collect_garbage(settings.provider, settings.app, settings.table(), progress=reporting(show))
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
-    screen.print(f"{removed} objects removed")
+    screen.print(f"{counted(removed, 'object')} removed")
 
 
 @click.command(
@@ -101,7 +103,7 @@ def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
     """Remove shards, inputs, partitions and records.
 
     Removes the shards and inputs that an app keeps in its object store for the next run, and the partitions and records of all runs below
-    FSD_HOME. The next run makes shards, inputs and partitions again. The records of past runs are lost.
+    FSD_HOME. The next run makes shards, inputs and partitions again. The command cannot restore the records of past runs.
     """
     from fsd_core.client.garbage import clean as clean_up
 
@@ -111,4 +113,4 @@ def clean(screen: Screen, settings: Settings, keep_records: bool) -> None:
             settings.provider, settings.app, settings.table(), home_folder(), keep_records=keep_records, progress=reporting(show)
         )
     screen.answer({"app": settings.app, "provider": settings.provider, "removed": removed})
-    screen.print(f"{removed} objects removed")
+    screen.print(f"{counted(removed, 'object')} removed")

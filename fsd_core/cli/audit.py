@@ -39,17 +39,17 @@ Examples:
 def audit(screen: Screen, settings: Settings) -> None:
     """Show whether a deployed app keeps the promises about its security.
 
-    Compares what is deployed with what this version of fsd deploys, and changes nothing: encryption at rest and in transit, no public
-    access, roles that hold exactly the actions that are used, logs and how long they are kept, the deletion of old objects, and who
-    changed the app last where the platform says so. A promise whose setting these credentials may not read does not hold. Exits with 1 if a
-    promise does not hold, with 2 if the app is not deployed, and with 3 if a service refuses a request.
+    Compares the deployed app with what this version of fsd deploys, and changes nothing. The promises: encryption at rest and in transit,
+    no public access, roles that allow only the actions that fsd uses, logs and how long they are kept, the deletion of old objects, and who
+    changed the app last if the platform says so. If your credentials may not read a setting, its promise counts as broken. Exits with 1 if
+    a promise does not hold, with 2 if the app is not deployed, and with 3 if a service refuses a request.
     """
     context = click.get_current_context()
     if (name := context.invoked_subcommand) is None:
         with screen.guarded():
             _audit(screen, settings)
         return
-    for option in context.command.params:  # the subcommand does not get them: without this error, it would look at another app
+    for option in context.command.params:  # the subcommand does not get these options: without this error, it would audit another app
         if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
             raise InputError(f"{option.opts[0]}: stands before {name!r}: expected it after {name!r}, as in 'fsd audit {name} --app mine'")
 

@@ -1,4 +1,4 @@
-"""``fsd audit log``: who ran what, and whether the log of it is whole."""
+"""``fsd audit log``: shows who ran what, and checks the log for changed and missing entries."""
 
 from __future__ import annotations
 
@@ -27,17 +27,21 @@ Examples:
   fsd audit log --saved ~/.fsd/audit/aws-mine-20260131-120000.jsonl --verify
 """,
 )
-@click.option("--verify", is_flag=True, help="Check the whole log: exit code 1 names the first entry that does not fit.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Check the whole log. If an entry does not fit, the last line names the first one, and the exit code is 1.",
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print a CSV table on standard output.")
-@click.option("--last", type=Checked(integer(1)), metavar="N", help="Only the latest N entries.")
-@click.option("--saved", metavar="FILE", help="Read a log that fsd destroy saved.")
+@click.option("--last", type=Checked(integer(1)), metavar="N", help="Show only the latest N entries.")
+@click.option("--saved", metavar="FILE", help="Read a log that fsd destroy saved, instead of that of an app.")
 @with_settings("provider", "app", "emulator")
 def log(screen: Screen, settings: Settings, verify: bool, as_csv: bool, last: int | None, saved: str | None) -> None:
     """Show the audit log of an app.
 
     Every run leaves an entry in the store of its app, also if it failed: who ran which model on which input, when, where, with how many
-    requests and for how much money, and how it ended. Each entry holds the digest of the entry before it. --verify finds an entry that was
-    changed, removed or moved; this machine also remembers the digests of the entries that it wrote itself.
+    requests and for how much money, and how it ended. --verify finds an entry that was changed, removed or moved, because each entry holds
+    the digest of the entry before it, and this machine keeps the digests of the entries that it wrote.
     """
     from fsd_core.client.audit import read_audit_log
 

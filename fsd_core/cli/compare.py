@@ -58,7 +58,7 @@ Examples:
 @click.option(
     "--workers",
     metavar="N,N,...",
-    help=f"Numbers of workers to run with (default: {COUNTS}, or the product of the three sizes if one is given).",
+    help=f"Numbers of workers to run with (default: {COUNTS}, or the product of the three --...-parallel if one is given).",
 )
 @click.option("--repeat", default="3", show_default=True, metavar="N", help="Number of measured runs of each combination.")
 @click.option("--report", metavar="OUT.html", help="Write the comparison as one HTML page. The page loads nothing from the network.")

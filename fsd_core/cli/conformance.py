@@ -29,7 +29,7 @@ def conformance(screen: Screen, settings: Settings, live: bool, only: str | None
     """Test whether a provider keeps the contract of fsd.
 
     The contract (fsd_core/driver.py) is what fsd expects of the services of a provider. The command runs a test case for each promise of
-    the contract and lists the cases on standard error, at the end with the reason of each skipped case. It exits with 1 if a case fails.
+    the contract and lists the cases on standard error, then the reason of each skipped case. It exits with 1 if a case fails.
 
     Without --live, the command starts an emulator of the cloud and runs the cases on it. The provider local needs neither --live nor an
     emulator.

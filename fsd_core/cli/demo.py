@@ -37,14 +37,16 @@ Examples:
 """,
 )
 @click.option("--radixnet", is_flag=True, help="Run a RadiX-Net of 120 layers with 1024 neurons, on the same digits at 32 x 32 pixels.")
-@click.option("--onnx", is_flag=True, help="Run a trained ONNX model in four functions, and compare with ONNX Runtime on one machine.")
+@click.option(
+    "--onnx", is_flag=True, help="Run a trained ONNX model in four functions, and compare the result with that of one ONNX Runtime."
+)
 @with_settings("workers", "branching", "channel", "seed")
 def demo(screen: Screen, settings: Settings, radixnet: bool, onnx: bool) -> None:
     """Run a small example on this machine, in a minute.
 
     Trains a small sparse network on handwritten digits. Then divides it among 8 workers that start each other, and compares their result
-    with the result of a single process. With --onnx: downloads a trained network for text in images, runs it in four functions, compares
-    the result with that of ONNX Runtime, and says what the same run would cost on each cloud.
+    with the result of a single process. With --onnx: downloads a trained network that finds text in images, runs it in four functions,
+    compares the result with that of ONNX Runtime, and says what the same run would cost on each cloud.
 
     The command keeps the trained network below FSD_HOME (~/.fsd), so that the next demo starts faster.
     """
@@ -90,7 +92,7 @@ def _report(screen: Screen, found: Demo, seed: int) -> None:
 
 
 def _report_onnx(screen: Screen, found: OnnxDemo) -> None:
-    """Show the result, how it compares with ONNX Runtime on one machine, what travelled, and what it would cost on each cloud."""
+    """Show the result, its comparison with ONNX Runtime on one machine, the bytes that travelled, and the cost on each cloud."""
     graph, result, differs = found.graph, found.result, found.differs
     if found.missing:
         screen.note(f"The trained network cannot be downloaded, a generated one takes its place: {found.missing}")

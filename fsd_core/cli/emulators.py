@@ -41,9 +41,9 @@ Examples:
 def up(screen: Screen, settings: Settings, cloud: str | None, name: str | None) -> None:
     """Start the emulators of one cloud, or of all clouds.
 
-    Without a cloud, starts an emulator for each installed provider. Emulators run until fsd emulators down, or until the machine stops. If
+    Without PROVIDER, starts an emulator for each installed provider. Emulators run until fsd emulators down, or until the machine stops. If
     an emulator needs software that is missing, the command installs it below FSD_HOME. Commands of fsd use an emulator with --emulator. For
-    other programs, the command prints environment variables that lead a client of the cloud to the emulator.
+    other programs, the command prints environment variables that make a client of the cloud use the emulator.
     """
     if name and not cloud:
         raise InputError(f"--name {name}: the cloud is missing: expected fsd emulators up CLOUD --name {name}")
@@ -88,7 +88,7 @@ def status(screen: Screen, settings: Settings, cloud: str | None) -> None:
 
 
 def _fields(running: Running) -> dict[str, Any]:
-    """For JSON."""
+    """The state of an emulator as values that JSON can hold."""
     servers = {
         name: {**running.servers[name], "alive": process.alive(), "url": f"http://127.0.0.1:{running.servers[name]['port']}"}
         for name, process in running.processes().items()
@@ -98,7 +98,7 @@ def _fields(running: Running) -> dict[str, Any]:
 
 
 def _rows(running: Running) -> list[tuple[str, str]]:
-    """For people."""
+    """The state of an emulator as rows of a table for people."""
     fields = _fields(running)
     dead = "" if running.alive() else f": fsd emulators up {running.provider} starts it again"
     rows = [(running.provider, f"{running.name}, {fields['state']}, since {time.strftime('%F %T', time.localtime(running.started))}{dead}")]

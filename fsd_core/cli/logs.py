@@ -1,4 +1,4 @@
-"""``fsd logs`` and ``fsd runs``: what the workers of a past run said, and how past runs ended."""
+"""``fsd logs`` and ``fsd runs``: the log lines of the workers of a past run, and how past runs ended."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from fsd_core.cli.options import Checked, Command, with_settings
 from fsd_core.cli.screen import Screen
 from fsd_core.client.history import RunLog, read_log
+from fsd_core.common.amount import counted
 from fsd_core.common.fields import integer
 from fsd_core.common.home import home_folder
 from fsd_core.common.logs import Line, masked
@@ -33,14 +34,14 @@ Examples:
 @click.option("--rank", type=Checked(integer(0)), metavar="R", help="Only the lines of this worker.")
 @with_settings()
 def logs(screen: Screen, settings: Settings, run: str, rank: int | None) -> None:
-    """Print what the workers of a past run said.
+    """Print the log lines of the workers of a past run.
 
     RUN is the id of a run, or its first characters. fsd run prints the id, and fsd runs lists the past runs. The lines are in the order of
     their times; each has the rank of its worker. The clocks of two functions may differ.
 
-    The lines of a run are kept also if it failed or was interrupted. A worker keeps at most 64 KB: the first and the last lines. Run with
-    -vv to keep debug lines, one for each request of the queues. If a cloud killed a function, its lines after the last time that it
-    wrote them are missing here: the log of the platform has them.
+    fsd keeps the lines of a run also if it failed or was interrupted. A worker keeps at most 64 KB: the first and the last lines. With fsd
+    run -vv, workers also keep debug lines, one for each request to a queue. If a cloud killed a function, its last lines may be missing
+    here, because a worker saves its lines only now and then; the log of the platform has all lines.
     """
     past = read_log(run, home_folder())
     if rank is not None and rank >= past.workers:
@@ -52,7 +53,7 @@ def logs(screen: Screen, settings: Settings, run: str, rank: int | None) -> None
     screen.answer(shown | {"lines": [{"rank": each, **attrs.asdict(line)} for line, each in lines]})
     width = len(str(past.workers - 1))
     screen.print(
-        f"run {past.run}: {past.state} after {past.seconds:.1f} s, {past.workers} workers on {past.provider}",
+        f"run {past.run}: {past.state} after {past.seconds:.1f} s, {counted(past.workers, 'worker')} on {past.provider}",
         *(_shown(line, f"{each:>{width}}") for line, each in lines),
         *([f"{_ranks(silent)} left no lines"] if silent else []),
         *_end(past, rank),
@@ -79,14 +80,14 @@ def _end(past: RunLog, rank: int | None) -> list[str]:
 
 
 @click.command("runs", cls=Command, epilog="Example: fsd runs --json")
-@click.option("--accuracy", is_flag=True, help="Show how far the predictions of these runs were off, part by part.")
+@click.option("--accuracy", is_flag=True, help="Show the errors of the predictions of these runs: seconds, requests, bytes and USD.")
 @with_settings()
 def runs(screen: Screen, settings: Settings, accuracy: bool) -> None:
     """List the past runs.
 
     Shows for each run its id, when it began, its model, provider, seconds and cost in US dollars, and how it ended: done, failed with a
     code, or interrupted. The cost is that of the provider's tariff; a run that failed has none, because its counts are not complete.
-    fsd logs RUN prints what the workers said; fsd report RUN makes a page of a run that was done.
+    fsd logs RUN prints the log lines of the workers; fsd report RUN makes a page of a run that was done.
     """
     from fsd_core.report import past_runs
 

@@ -30,19 +30,19 @@ Examples:
   fsd measure --provider aws --emulator --quick
 """,
 )
-@click.option("--quick", is_flag=True, help="Fewer samples, in about half a minute: they do not show the 99th percentile.")
+@click.option("--quick", is_flag=True, help="Take fewer samples, in about half a minute. They are too few for the 99th percentile.")
 @click.option(
-    "--max-usd", type=Checked(number(0, 1e6, "USD")), default=0.5, help="What the measurement may cost by the tariff.  [default: 0.5]"
+    "--max-usd", type=Checked(number(0, 1e6, "USD")), default=0.5, help="Largest cost of the measurement by the tariff.  [default: 0.5]"
 )
 @click.option("--report", metavar="OUT.html", help="Write a page with the distributions. The page loads nothing from the network.")
 @with_settings("provider", "app", "emulator")
 def measure(screen: Screen, settings: Settings, quick: bool, max_usd: float, report: str | None) -> None:
-    """Measure what requests to the services of an app take.
+    """Measure how long requests to the services of an app take.
 
-    Functions of the app publish, receive, acknowledge, put, get and list, start cold and warm, and compute; the command prints beforehand
-    what that asks for and costs at most. It keeps the figures as a table of latencies below FSD_HOME, where --latency, fsd plan and fsd run
-    use them in place of the table that comes with the provider (docs/latency.md). A table from an emulator is used only where its path is
-    given.
+    Functions of the app publish, receive, acknowledge, put, get and list, start cold and warm, and compute. Before they start, the command
+    prints the largest number of requests and their largest cost. It writes the figures to a table of latencies below FSD_HOME; --latency,
+    fsd plan and fsd run then use this table instead of the one that comes with the provider (docs/latency.md). They use the table of an
+    emulator only if you give its path.
     """
     from fsd_core import measure as measure_app
     from fsd_core import write_measurement
@@ -62,7 +62,7 @@ def measure(screen: Screen, settings: Settings, quick: bool, max_usd: float, rep
 
 
 def _teller(screen: Screen, show: Show) -> Callable[[Progress], None]:
-    """Shows progress; what the measurement will ask for is a line that stays."""
+    """A callback that shows progress. The estimate of the measurement is a line that stays on the screen."""
 
     def tell(step: Progress) -> None:
         if step.phase == "ask":

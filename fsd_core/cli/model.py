@@ -11,7 +11,7 @@ import click
 from fsd_core.cli.onnx_table import show_graph
 from fsd_core.cli.options import Checked, Group, with_settings
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.common.amount import amount
+from fsd_core.common.amount import amount, counted
 from fsd_core.common.fields import choice, integer, matching, number
 from fsd_core.common.home import expanded
 from fsd_core.config import Settings
@@ -37,11 +37,11 @@ def _of_onnx(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the flags of ONNX models."""
     shape = click.option(
         "--shape", "shapes", multiple=True, type=Checked(SHAPE), metavar="NAME=1x3x224x224",
-        help="ONNX: the shape of the input NAME, whose shape is free. The first axis stays free for samples.",
+        help="ONNX: the sizes of the input NAME, if the file leaves them free. The first axis stays free for samples.",
     )  # fmt: skip
     axis = click.option(
         "--batch-axis", type=Checked(choice("auto", "0", "none")), default="auto", metavar="auto|0|none",
-        help="ONNX: none if the first axis of the inputs is not for samples, but for time.  [default: auto]",
+        help="ONNX: none if the first axis of the inputs is not for samples; 0 to refuse such a model.  [default: auto]",
     )  # fmt: skip
     return shape(axis(command))
 
@@ -136,15 +136,20 @@ Examples:
 )
 @click.argument("model")
 @_of_onnx
-@click.option("--stages", type=Checked(integer(1)), metavar="N", help="ONNX: show what each of N stages would hold and receive.")
+@click.option(
+    "--stages",
+    type=Checked(integer(1)),
+    metavar="N",
+    help="ONNX: cut the model into N stages, and show what each stage holds and receives.",
+)
 @with_settings()
 def show(screen: Screen, settings: Settings, model: str, shapes: Sequence[str], batch_axis: str, stages: int | None) -> None:
     """Show what a model holds.
 
     MODEL is a model folder, a folder of the Graph Challenge, an ONNX file, or radixnet:NEURONS:LAYERS[:SEED].
 
-    Prints the sizes, nonzeros, activations and digest. Of an ONNX model: inputs and outputs, weights, multiply-adds and bytes by operator,
-    the largest node, and what would cross each place where the model can be cut; --json has all of these places.
+    Prints the sizes, nonzeros, activations and digest. For an ONNX model: inputs and outputs, weights, multiply-adds and bytes by operator,
+    the largest node, and the places to cut the model with the fewest bytes between the two parts; --json has all places.
     """
     from fsd_core.graph import is_graph, open_graph
     from fsd_core.model import describe, open_model
@@ -171,7 +176,7 @@ def _show(screen: Screen, facts: dict[str, Any], where: str) -> None:
         clip = "" if part["clip"] is None else f", clip {part['clip']:g}"
         low, high = part["bias"]
         bias = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        size = f"{part['kind']} {part['outputs']} x {part['inputs']}, {part['nonzeros']} nonzeros"
+        size = f"{part['kind']} {part['outputs']} x {part['inputs']}, {counted(part['nonzeros'], 'nonzero')}"
         text = f"{size}, {part['activation']}{clip}, bias {bias}, {part['rule']}"
         rows.append((span, text))
     screen.print(pairs(where, rows))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsd_core.cli.options import as_flags
 from fsd_core.cli.screen import Screen, pairs
-from fsd_core.common.amount import amount
+from fsd_core.common.amount import amount, counted
 from fsd_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SHOWN_CUTS = 16
 
 
 def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = None) -> None:
-    """Print what `describe_graph` finds, which engines run the model, and what each of so many ``stages`` would hold."""
+    """Print what `describe_graph` finds, which engines run the model, and, if ``stages`` is given, the parts of that many stages."""
     from fsd_core.graph import describe_graph
     from fsd_core.model.chain import chain
     from fsd_core.partition.graph_stages import graph_stages
@@ -40,9 +40,10 @@ def show_graph(screen: Screen, graph: Graph, where: str, stages: int | None = No
     screen.print(pairs(where, _head(facts)))
     screen.print(pairs("\nOperators, for one sample", [(row["operator"], _costs(row)) for row in facts["types"]]))
     if cut:
-        screen.print(pairs(f"\n{len(cut)} stages, for one sample", [(f"stage {k}", _stage(each)) for k, each in enumerate(cut, 1)]))
+        rows = [(f"stage {k}", _stage(each)) for k, each in enumerate(cut, 1)]
+        screen.print(pairs(f"\n{counted(len(cut), 'stage')}, for one sample", rows))
     elif facts["cuts"]:
-        title = f"\nPlaces to cut: {len(facts['cuts'])}; the narrowest of each part of the model, and what crosses them, for one sample"
+        title = f"\nPlaces to cut: {len(facts['cuts'])}; in each part of the model the place with the fewest bytes, for one sample"
         screen.print(pairs(title, [(_place(cut), _crossing(cut)) for cut in _narrowest(facts["cuts"])]))
 
 
@@ -53,8 +54,8 @@ def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("output", _tensor(each)) for each in facts["outputs"]]
     rows.append(("batch axis", "0" if facts["no_batch"] is None else f"none: {facts['no_batch']}"))
     if facts["trial"]:
-        rows.append(("not computed here", facts["trial"]))
-    uncounted = f", and those of {facts['uncounted']} nodes that are not known" if facts["uncounted"] else ""
+        rows.append(("trial failed", facts["trial"]))
+    uncounted = f", and those of {counted(facts['uncounted'], 'node')} that are not known" if facts["uncounted"] else ""
     largest, why = facts["largest"], facts["not_rows"]
     rows += [
         ("nodes", f"{facts['nodes']}"),
@@ -75,7 +76,7 @@ def _tensor(facts: Mapping[str, Any]) -> str:
 
 def _costs(row: Mapping[str, Any]) -> str:
     adds = "not known" if row["multiply_adds"] is None else f"{row['multiply_adds']:,}"
-    nodes = f"{row['nodes']} node{'s' * (row['nodes'] != 1)}, " if "nodes" in row else ""
+    nodes = f"{counted(row['nodes'], 'node')}, " if "nodes" in row else ""
     out = "not known" if row["output_bytes"] is None else amount(row["output_bytes"])
     return f"{nodes}multiply-adds {adds}, weights {amount(row['weight_bytes'])}, output {out}"
 
@@ -83,10 +84,10 @@ def _costs(row: Mapping[str, Any]) -> str:
 def _stage(stage: GraphStage) -> str:
     sources = " and ".join(f"stage {source}" for source in stage.receives)
     count = sum(map(len, stage.receives.values()))
-    tensors = f"{count} tensor{'s' * (count != 1)}"
+    tensors = counted(count, "tensor")
     received = f"receives {amount(stage.received_bytes)} in {tensors} from {sources}" if count else "receives none"
     inputs = f", reads {', '.join(stage.inputs)}" * bool(stage.inputs)
-    nodes = f"{stage.first} to {stage.last}, {stage.nodes} node{'s' * (stage.nodes != 1)}"
+    nodes = f"{stage.first} to {stage.last}, {counted(stage.nodes, 'node')}"
     held = f"weights {amount(stage.weight_bytes)}, multiply-adds {stage.multiply_adds:,}, holds {amount(stage.live_bytes)} of tensors"
     return f"{nodes}: {held}, {received}{inputs}"
 
@@ -98,11 +99,14 @@ def _place(cut: Mapping[str, Any]) -> str:
 def _crossing(cut: Mapping[str, Any]) -> str:
     size = "a size that is not known" if cut["bytes"] is None else amount(cut["bytes"])
     count = len(cut["tensors"])
-    return f"behind {cut['name']} ({cut['operator']}): {size}, {count} tensor{'s' * (count != 1)}"
+    return f"after {cut['name']} ({cut['operator']}): {size}, {counted(count, 'tensor')}"
 
 
 def _narrowest(cuts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """At most `SHOWN_CUTS` cuts: the parts of the model have equal shares of work and weights; where sizes are equal, the later cut."""
+    """The cuts to show, at most `SHOWN_CUTS`: the one with the fewest bytes in each equal share of work and weights of the model.
+
+    If several cuts of a share have the same bytes: the last one.
+    """
     best: dict[int, Mapping[str, Any]] = {}
     for cut in cuts:
         part = min(SHOWN_CUTS - 1, int((cut["work"] + cut["load"]) / 2 * SHOWN_CUTS))

@@ -9,6 +9,7 @@ import click
 
 from fsd_core.cli.options import SPLIT, Command, as_flags, with_settings
 from fsd_core.cli.screen import Screen, pairs
+from fsd_core.common.amount import counted
 from fsd_core.config import Settings
 from fsd_core.errors import InputError
 
@@ -39,8 +40,8 @@ def partition(screen: Screen, settings: Settings, model: str, out: str | None, e
     replaced only if it is a partition. The same seed gives the same partition.
 
     Prints how many rows the workers will send to each other: rows_moved counts a row once for each worker that receives it, over layers 2
-    to L. --estimate takes a fraction of the time: it counts the rows before some layers only, and the rows before the others follow by
-    interpolation.
+    to L. --estimate takes a fraction of the time: it counts the rows before some layers only, and interpolates those before the other
+    layers.
     """
     if estimate:
         _estimate(screen, settings, model, out)
@@ -76,7 +77,7 @@ def partition(screen: Screen, settings: Settings, model: str, out: str | None, e
     ]
     if split.pipeline > 1:
         rows.append(("first layers", ", ".join(map(str, first))))
-    screen.print(pairs(f"{out}: {split.workers} workers, {made.label}", rows))
+    screen.print(pairs(f"{out}: {counted(split.workers, 'worker')}, {made.label}", rows))
 
 
 def _estimate(screen: Screen, settings: Settings, model: str, out: str | None) -> None:
@@ -87,7 +88,7 @@ def _estimate(screen: Screen, settings: Settings, model: str, out: str | None) -
     if out is not None:
         raise InputError(f"--estimate writes no partition: expected no argument {out}, or no --estimate")
     if settings.partition != "hypergraph":
-        raise InputError(f"--estimate --method {settings.partition}: expected hypergraph; the others are fast without an estimate")
+        raise InputError(f"--estimate --method {settings.partition}: expected hypergraph; the other methods are fast without an estimate")
     with as_flags(*SPLIT):
         split = parallel(settings.workers, 1, settings.pipeline_parallel, settings.tensor_parallel)
     if split.pipeline > 1:
@@ -102,7 +103,7 @@ def _estimate(screen: Screen, settings: Settings, model: str, out: str | None) -
     before = len(network.layers) - 1
     rows = [
         ("rows_moved", f"about {found.rows_moved}"),
-        ("counted", f"before {len(found.counted)} of {before} layers"),
+        ("counted", f"before {len(found.counted)} of {counted(before, 'layer')}"),
         ("seconds", f"{seconds:.3f}"),
     ]
-    screen.print(pairs(f"estimate: {split.workers} workers, hypergraph", rows))
+    screen.print(pairs(f"estimate: {counted(split.workers, 'worker')}, hypergraph", rows))

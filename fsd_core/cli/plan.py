@@ -11,6 +11,7 @@ import click
 from fsd_core.cli.options import Checked, Command, as_flags, with_settings
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.common import arguments
+from fsd_core.common.amount import counted
 from fsd_core.common.fields import choice, number
 from fsd_core.common.files import check_apart
 from fsd_core.config import PATH, Settings
@@ -40,18 +41,20 @@ Examples:
 )
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT")
-@click.option("--providers", metavar="A,B", help="Providers to choose among (default: the installed ones with a table of latencies).")
+@click.option("--providers", metavar="A,B", help="Providers to choose from (default: all with a table of latencies).")
 @click.option(
     "--objective",
     type=Checked(choice(*OBJECTIVES)),
     default="cost",
-    help="What the plan minimises: cost, latency, or balanced, their product.  [default: cost]",
+    help="What the plan minimises: cost, latency, or their product (balanced).  [default: cost]",
 )
-@click.option("--deadline", type=Checked(number(0, 1e9, "seconds", above=True)), help="Seconds that 95 % of the runs may take.")
-@click.option("--budget", type=Checked(number(0, 1e9, "USD", above=True)), help="USD that a run may cost.")
-@click.option("--per-day", type=Checked(number(0, 1e12, above=True)), help="Runs a day: also compares with a server that always runs.")
-@click.option("--report", metavar="OUT.html", help="Write a page about the plan.")
-@click.option("--write", metavar="FSD.toml", help="Write the choice as a configuration file, which fsd run reads.")
+@click.option("--deadline", type=Checked(number(0, 1e9, "seconds", above=True)), help="Seconds within which 95 % of the runs have to end.")
+@click.option("--budget", type=Checked(number(0, 1e9, "USD", above=True)), help="Largest cost of a run.")
+@click.option(
+    "--per-day", type=Checked(number(0, 1e12, above=True)), help="Number of runs a day: compare the cost with a server that always runs."
+)
+@click.option("--report", metavar="OUT.html", help="Write an HTML page about the plan.")
+@click.option("--write", metavar="FSD.toml", help="Write the choice as a settings file for fsd run.")
 @with_settings("engine", "batch_axis", "latency")
 def plan(
     screen: Screen,
@@ -66,10 +69,11 @@ def plan(
     report: str | None,
     write: str | None,
 ) -> None:
-    """Say what a run of MODEL on INPUT would take and cost, and choose how to run it.
+    """Predict time and cost of a run of MODEL on INPUT, and choose how to run it.
 
-    Starts nothing and makes no request. MODEL and INPUT are those of fsd run. Some samples are computed here for half a second; the rest
-    follows from the limits, prices and latencies of each provider (docs/prediction.md). The exit code is 2 if nothing is possible.
+    Starts nothing and makes no request. MODEL and INPUT are those of fsd run. The command computes some samples on this machine for half a
+    second, and predicts the rest from the limits, prices and latencies of each provider (docs/prediction.md). The exit code is 2 if no way
+    to run the model fits the functions, --deadline and --budget.
     """
     from fsd_core import make_plan
 
@@ -111,15 +115,16 @@ def plan(
 def _shown(found: Plan) -> Sequence[Any]:
     """The plan for people."""
     about = found.about
-    title = f"{about['model']} on {about['input']}: {', '.join(f'{size:,} {name}' for name, size in found.sizes.items())}"
+    sizes = [counted(size, name.removesuffix("s"), ",") for name, size in found.sizes.items()]
+    title = f"{about['model']} on {about['input']}: {', '.join(sizes)}"
     parts: list[Any] = [title, "", _table(found), "", found.reason]
     for each in found.per_day:
         wins = "the server is cheaper" if each["server_wins"] else "functions are cheaper"
         servers = f"{each['servers']} x {each['server']}" if each["servers"] > 1 else each["server"]
-        parts.append(
-            f"{each['provider']}: {each['runs']:,.0f} runs a day cost {each['functions_usd_a_day']:.3g} USD, {servers} that always runs "
-            f"{each['server_usd_a_day']:.3g} USD: {wins}; from {each['from_runs']:,} runs a day on, the server is cheaper."
-        )
+        runs, beyond = counted(each["runs"], "run", ",.0f"), counted(each["from_runs"], "run", ",")
+        costs = f"{runs} a day: functions cost {each['functions_usd_a_day']:.3g} USD"
+        always = f"{servers}, always running, {each['server_usd_a_day']:.3g} USD"
+        parts.append(f"{each['provider']}: {costs}, {always}: {wins}; from {beyond} a day on, the server is cheaper.")
     lost = [each for each in found.candidates if not each.feasible]
     if lost:
         words: dict[str, list[str]] = {}
@@ -128,7 +133,7 @@ def _shown(found: Plan) -> Sequence[Any]:
         rows = [(", ".join(dict.fromkeys(shapes))[:60], why) for why, shapes in list(words.items())[:LOST]]
         parts.append(pairs("\nNot possible", rows))
         if len(words) > LOST:
-            parts.append(f"and {len(words) - LOST} more reasons; --json has all")
+            parts.append(f"and {counted(len(words) - LOST, 'more reason')}; --json has all")
     parts += ["", *(f"Note: {note}." for note in found.notes)]
     return parts
 
@@ -137,7 +142,7 @@ def _table(found: Plan) -> Table:
     """The Pareto front, with the choice marked."""
     from rich.table import Table
 
-    title = "Faster or cheaper than all others (cold starts)"
+    title = "Ways that no other way beats in both time and cost (cold starts)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", "provider", "split", "workers", "channel", "memory"):
         table.add_column(name)

@@ -13,6 +13,7 @@ from fsd_core.cli.options import SPLIT, Command, as_flags, check_provider, emula
 from fsd_core.cli.screen import Screen, pairs
 from fsd_core.client.outputs import check_output, read_expected, read_truth
 from fsd_core.client.shown import tables
+from fsd_core.common.amount import counted
 from fsd_core.common.home import home_folder
 from fsd_core.config import Settings
 from fsd_core.cost import tariff_of_run
@@ -58,8 +59,8 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
            size; an ONNX file; or radixnet:NEURONS:LAYERS[:SEED]
     INPUT  .npz (scipy CSR, one dense array, or key x) or .npy; a Graph
            Challenge .tsv, also .xz or .gz; digits (handwritten digits of
-           scikit-learn); or random:SAMPLES[:DENSITY[:SEED]]. Of an ONNX file:
-           .npz by the names of its inputs, or .npy if it has one
+           scikit-learn); or random:SAMPLES[:DENSITY[:SEED]]. For an ONNX model:
+           .npz with an array for each input by name, or .npy for one input
 
     An existing --output file is replaced only if fsd made it. The exit code is 1 if the result differs from --truth or --expect.
     """
@@ -89,7 +90,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     if isinstance(network, Model):
         screen.known.update(neurons=network.neurons, layers=len(network.layers), samples=samples.shape[0])
     elif settings.truth:
-        raise InputError(f"--truth {settings.truth}: is for models of rows: expected --expect, which compares the outputs of any model")
+        raise InputError(f"--truth {settings.truth}: the engine onnx computes this model: expected --expect, which takes any model")
     with as_flags("truth"):
         expected = read_truth(Path(settings.truth), samples.shape[0]) if settings.truth else None
     with as_flags("expect"):
@@ -119,7 +120,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
     if result.stand_in and made:
         notes.insert(0, "On an emulator, function time and its cost are those of this machine; counts are those of the cloud.")
     if truth and isinstance(network, Model) and (signed := cancelling(network, samples)):
-        adds = f"{len(signed)} of {len(network.layers)} layers add{'s' * (len(signed) == 1)} terms of both signs"
+        adds = f"{len(signed)} of {counted(len(network.layers), 'layer')} add{'s' * (len(signed) == 1)} terms of both signs"
         notes.insert(0, f"{adds}: the rounding of such sums depends on workers and partition, and may change a sample's category.")
     off = None
     try:
@@ -128,7 +129,7 @@ def run(screen: Screen, settings: Settings, model: str, inputs: str) -> None:
                 result.save(settings.output)
         if values is not None:
             off = screen.known["expect"] = _compared(result, values, settings)
-            words = f"{off['differing']} of {off['values']} values differ, the largest difference is {off['largest']:.3g}"
+            words = f"{off['differing']} of {counted(off['values'], 'value')} differ, the largest difference is {off['largest']:.3g}"
             notes.insert(0, f"Compared with {settings.expect}: {words}.")
     finally:
         screen.print(*result_tables(result, truth), *([service_table(made)] if made else ()), *notes)
@@ -150,7 +151,7 @@ def _compared(result: Result, values: Any, settings: Settings) -> dict[str, floa
 
 
 def _telling(screen: Screen, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """Shows progress, and what was chosen as a line that stays."""
+    """A callback that shows progress. The choice of the planner is a line that stays on the screen."""
     return lambda step: screen.note(step.text) if step.phase == "plan" and step.text else show(step)
 
 

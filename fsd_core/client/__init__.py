@@ -1,1 +1,1 @@
-"""The client's side of a run: stage, launch, follow, collect, clean up; and the removal of what runs left behind."""
+"""The client's side of a run: stage, launch, follow, collect, clean up. Also makes and removes apps, and cleans up after earlier runs."""

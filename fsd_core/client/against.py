@@ -1,4 +1,4 @@
-"""`compared`: what was predicted of a run against what it did, part by part."""
+"""`compared`: compares the prediction of a run with its actual figures: seconds, requests, bytes and USD."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ PHASES = ("load", "compute", "exchange")  # means over the workers
 
 
 def compared(record: Mapping[str, Any], usd: float | None) -> dict[str, tuple[float, float]]:
-    """What was predicted and what was, by part; empty without a prediction. ``record``: `Result.to_json`; ``usd``: of its bill.
+    """The predicted and the actual figure of a run, by part such as "compute" or "acks"; empty if the run has no prediction.
 
-    Seconds begin with the lease of a slot, and are without staging: a prediction knows nothing of what comes before.
+    ``record``: `Result.to_json`. ``usd``: the total of the run's bill, or `None`. The part "seconds" counts from the lease of a slot,
+    without staging, because a prediction does not cover staging.
     """
     predicted = record.get("predicted")
     if not predicted:

@@ -40,9 +40,9 @@ def deploy(
     - ``provider``, ``app``, ``settings``: those of `run`.
     - ``workers``: for how many workers there are queues in each slot.
     - ``slots``: the number of runs that can be active at once.
-    - ``engine``: onnx if the functions shall have ONNX Runtime, as ONNX models need it that are no chains of layers. Default: rows.
-    - ``repair``: also set every existing resource of the app again, as this version of fsd sets it: for an app of which `audit` says that
-      promises do not hold. No run should be active.
+    - ``engine``: onnx adds ONNX Runtime to the functions. An ONNX model needs it, unless the model is a chain of layers. Default: rows.
+    - ``repair``: also set every existing resource of the app again to the settings of this version of fsd. Use it if `audit` finds
+      promises that do not hold. No run should be active.
     - ``progress``: called with a `Progress` of phase provision about every 5 s; its ``text`` names the current request.
 
     Returns the `Resources` of the app. `run` makes an app by itself if it does not exist.
@@ -74,16 +74,19 @@ def destroy(
     The arguments are those of `deploy`, and:
 
     - ``home``: that of `run`.
-    - ``audit_log``: save, the default: first write the audit log of the app into a file below ``home``/audit. delete: it is lost.
+    - ``audit_log``: save, the default: first write the audit log of the app into a file below ``home``/audit. delete: remove the log
+      without saving it.
 
-    Returns a line for each removed resource, for people; the last one names the file of the audit log. Raises the errors of `deploy`. If
-    the log cannot be saved, it removes nothing.
+    Returns one line of text for each removed resource; the last line names the file of the audit log. Raises the errors of `deploy`. If
+    `destroy` cannot save the log, it removes nothing.
     """
     found, provisioner = place(provider, app, settings)
     folder = arguments.home(home)
     saving = arguments.one_of("audit_log", audit_log, ("save", "delete")) == "save"
     with reported(progress):
         resources = provisioner.find(app)
+        if resources is None and isinstance(provisioner, AppProvisioner):
+            resources = provisioner.left(app)
         line = save(found, resources, folder) if saving and resources else None
         removed = list(provisioner.destroy(app))
     if resources:
@@ -101,8 +104,8 @@ def audit(
 ) -> list[Promise]:
     """Compare a deployed app with the security that this version of fsd promises. Changes nothing.
 
-    A `Promise` says what was found, what was expected, and whether it holds: encryption at rest and in transit, no public access, roles
-    that hold exactly the actions that are used, logs and how long they are kept, the deletion of old objects.
+    Returns the promises: encryption at rest and in transit, no public access, roles that allow only the actions that fsd uses, logs and how
+    long they are kept, the deletion of old objects. Each `Promise` says what was found, what was expected, and whether it holds.
 
     The arguments are those of `deploy`. Raises `InputError` if nothing is deployed under this name or the provider has no audit, and
     `RunFailed` if a service refuses, for instance because the credentials may not read a policy.
@@ -114,7 +117,7 @@ def audit(
         found = provisioner.audit(app)
     if found is None:
         command = f"fsd deploy --provider {provider} --app {app}"
-        raise InputError(f"app {app} on {provider}: nothing is deployed, or not all of it: expected a complete app: '{command}'")
+        raise InputError(f"app {app} on {provider}: is not deployed, or not completely: expected a complete app: run '{command}' first")
     return list(found)
 
 
@@ -126,18 +129,21 @@ def place(provider: str, app: str, settings: Mapping[str, object] | None) -> tup
 
 
 def with_engine(provisioner: Provisioner, engine: str) -> Provisioner:
-    """A provisioner whose new apps have an engine. Functions that run what is installed beside them have what is installed there."""
+    """Let the functions of apps that ``provisioner`` makes have an engine. Returns ``provisioner``.
+
+    On a provider whose functions use the packages of this machine, as local, the engine has to be installed here.
+    """
     if engine == "onnx" and isinstance(provisioner, AppProvisioner):
         provisioner.settings = attrs.evolve(provisioner.settings, engine=engine)
     return provisioner
 
 
 def check_engine(found: Resources, engine: str, provider: str) -> None:
-    """Raise `InputError` if the functions of an app do not have an engine: the line says which command adds it."""
+    """Raise `InputError` if the functions of an app do not have the engine. The error names the command that adds it."""
     if engine == "onnx" and found.names.get("code", "installed") != "installed" and found.names.get("engine") != "onnx":
         command = f"fsd deploy --provider {provider} --app {found.app} --engine onnx"
         raise InputError(
-            f"app {found.app} on {provider}: its functions have no ONNX Runtime, which this model needs: expected '{command}' first"
+            f"app {found.app} on {provider}: its functions have no ONNX Runtime: expected it for this model: run '{command}' first"
         )
 
 

@@ -1,6 +1,6 @@
 """Reads and checks the audit log of an app.
 
-`fsd_core.client.trail` says what an entry holds, `fsd_core.storage.ledger` how the entries hold together.
+`fsd_core.client.trail` writes the entries, `fsd_core.storage.ledger` links each entry to the entry before it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class AuditEntry:
 
     - ``number``: from 1. ``at``: when it was written, in seconds since 1970. ``digest``: the SHA-256 digest of the entry.
     - ``what``: ``run``, its id; ``outcome``: done, failed or interrupted; ``error`` (code, message, rank, layer) or `None`; ``caller``
-      (user, machine, and identity: as whom the cloud's services know it); ``began`` and ``seconds``; ``model`` (name, digest, engine);
-      ``input`` (name, digest, samples); ``output`` (digest) or `None`; ``provider``, ``stand_in``, ``region``, ``resources``,
-      ``workers``, ``channel``, ``versions``; ``requests``, the counts of `Result.meter` without those for the entry, of a run that failed
-      those of the client alone; ``usd`` by the provider's tariff, or `None`.
+      (user, machine, and identity, the name of the caller's account in the cloud); ``began`` and ``seconds``; ``model`` (name, digest,
+      engine); ``input`` (name, digest, samples); ``output`` (digest) or `None`; ``provider``, ``stand_in``, ``region``, ``resources``,
+      ``workers``, ``channel``, ``versions``; ``requests``, the counts of `Result.meter` without the requests for this entry (if the run
+      failed: only the client's requests); ``usd`` by the provider's tariff, or `None`.
     """
 
     number: int
@@ -53,7 +53,7 @@ class AuditEntry:
     what: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as values that JSON can hold, those of ``what`` beside the others."""
+        """All fields as one object of values that JSON can hold; it has the keys of ``what`` itself."""
         return {**self.what, "number": self.number, "at": self.at, "digest": self.digest}
 
     def text(self, path: str) -> str:
@@ -71,10 +71,10 @@ class AuditEntry:
 class AuditLog:
     """The audit log of an app.
 
-    - ``where``: the app and its provider, or the file, for people.
-    - ``entries``: the readable ones, by number.
-    - ``checked``: whether the log was checked. ``misfit_number`` and ``misfit``: the first entry that does not fit, and why, in one line;
-      `None` if all fit.
+    - ``where``: a text for people: the app and its provider, or the file.
+    - ``entries``: the entries that can be read, ascending by number.
+    - ``checked``: whether the log was checked. ``misfit_number`` and ``misfit``: the number of the first entry that fails the check (`None`
+      if the whole log fails), and the reason in one line; both are `None` if all entries pass.
     """
 
     where: str
@@ -84,7 +84,7 @@ class AuditLog:
     misfit: str | None = None
 
     def verify(self) -> None:
-        """Raise `CheckFailed` if an entry does not fit; the line names the first one."""
+        """Raise `CheckFailed` if the log fails the check. The error names the first entry that does."""
         if self.misfit is not None:
             which = "" if self.misfit_number is None else f"entry {self.misfit_number} does not fit: "
             raise CheckFailed(f"audit log of {self.where}: {which}{self.misfit}")
@@ -119,14 +119,15 @@ def read_audit_log(
     """Read the audit log of an app, and check it if it is read as a whole.
 
     - ``provider``, ``app``, ``settings``, ``home``: those of `run`. ``progress``: that of `deploy`.
-    - ``saved``: read this file instead, which `destroy` wrote. It may lack the oldest entries, whose time was over.
-    - ``last``: read only so many entries, the latest ones, without a check. Default: all.
+    - ``saved``: read this file, which `destroy` wrote, instead of the app's store. It may lack the oldest entries, because the store keeps
+      an entry only for a limited time.
+    - ``last``: read only the latest ``last`` entries, and do not check them. Default: all.
 
-    The check finds an entry that was changed, removed, added or moved: each entry holds the digest of the one before it, and ``home`` holds
-    the digests of all entries that were written from here. Returns an empty log if the app does not exist or no run left an entry: it
-    does not fit if ``home`` holds digests of its entries.
+    The check finds an entry that was changed, removed, added or moved: each entry holds the digest of the entry before it, and ``home``
+    holds the digests of all entries that this client wrote. If the app does not exist, or no run has left an entry, the log is empty. An
+    empty log fails the check if ``home`` holds digests of its entries.
 
-    Raises `InputError` if an argument is wrong or the file cannot be read, and `DriverError` if the store refuses.
+    Raises `InputError` if an argument is wrong or the file cannot be read, and `DriverError` if the store refuses a request.
     """
     last = None if last is None else arguments.whole("last", last, 1)
     folder = arguments.home(home)
@@ -152,7 +153,7 @@ def read_audit_log(
 
 
 def _of_missing(where: str, marks: list[Marks]) -> AuditLog:
-    """The log of an app that does not exist. It does not fit if this client has written to the log of an app of this name."""
+    """The log of an app that does not exist. It fails the check if this client has written to the log of an app of this name."""
     for each in marks:
         if last := each.newest():
             why = f"the app does not exist, but this client wrote entry {last.number} of the log of an app of this name"
@@ -170,7 +171,7 @@ def _log(where: str, found: list[ledger.Body], misfit: ledger.Misfit | None, che
         try:
             link = ledger.link(body)
         except (Damaged, InputError):
-            continue  # the check names it
+            continue  # the check names this entry
         entries.append(AuditEntry(link.number, link.at, ledger.digest_of(body), link.entry))
     number, reason = (misfit.number, misfit.reason) if misfit else (None, None)
     return AuditLog(where, entries, checked, number, reason)

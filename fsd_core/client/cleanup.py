@@ -1,8 +1,8 @@
 """The end of a run: the client stops the workers after a failure, removes the run's objects and gives the slot back.
 
-All steps together take a bounded time. If a step cannot be done, a line names it, and ``fsd gc`` does it later. The steps run on their own
-thread. An interrupt or a service that does not answer ends the client's wait for this thread, but not the step that the thread is
-executing.
+All steps together take a bounded time. If the client cannot do a step, a warning names the step, and ``fsd gc`` does it later. The steps
+run on a thread. An interrupt or a service that does not answer ends the client's wait for this thread, but not the step that the thread
+is executing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["Cleanup"]
 INTERRUPTED_S = 1.2  # an interrupted command ends within 2 s, with its last lines printed
 FAILED_S = 10.0
 ENDED_S = 30.0
-LINES_S, LINES_INTERRUPTED_S = 3.0, 0.3  # for getting what the workers said
-LAST_LINES_S = 1.0  # where functions end with their client: for workers to write what they said
+LINES_S, LINES_INTERRUPTED_S = 3.0, 0.3  # for getting the workers' log lines
+LAST_LINES_S = 1.0  # where functions end with their client: for workers to write their log lines
 POLL_S = 0.02
 GRACE_S = 2.0  # for workers that the platform does not stop: this long after an abort they write nothing more
 
@@ -39,9 +39,10 @@ Step = tuple[str, Callable[[Store], None]]
 
 
 class Cleanup:
-    """The end of one run. ``queued``: the number of ranks that have queues and receive an abort through them; ``frame_key`` signs it.
+    """The end of one run.
 
-    After a failure, ``lines`` holds what each rank said, by rank.
+    ``queued``: the number of ranks that have queues; they receive an abort through their queues. ``frame_key``: signs the abort. After a
+    failure, ``lines`` holds the log lines of each rank, by rank.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class Cleanup:
         self._remove_note = leave_note(f"slot {lease.slot} of app {resources.app} is held: {self._hint}")
 
     def after_answer(self, *, late: bool) -> str | None:
-        """Clean up after a run with an answer. Returns a line that names undone steps, or `None`. An interrupt ends the wait.
+        """Clean up after a run with an answer. Returns a line that names the steps not done, or `None`. An interrupt ends the wait.
 
-        ``late``: a worker may still write its record. The next run on the slot removes it.
+        ``late``: a worker may still write its record. The next run on the slot removes this record.
         """
         return self._within(ENDED_S, self._last_steps(leftovers=late))
 
     def after_failure(self, error: BaseException) -> str | None:
-        """Clean up after ``error`` ended the run: stop its workers first. Returns a line like `after_answer`."""
+        """Stop the workers and clean up after ``error`` ended the run. Returns a line like `after_answer`."""
         interrupted = not isinstance(error, Exception)
         limit_s = INTERRUPTED_S if interrupted else FAILED_S
 
@@ -133,7 +134,7 @@ class Cleanup:
         slots.release(store, self._lease, leftovers=leftovers)
 
     def _within(self, seconds: float, steps: Sequence[Step]) -> str | None:
-        """Do the steps, each even if one before it failed, and wait for ``seconds`` at most. Returns a line on what was not done."""
+        """Do all steps, also after one of them failed, and wait for ``seconds`` at most. Returns a line that names the steps not done."""
         undone = [name for name, _ in steps]
 
         def work() -> None:
@@ -161,7 +162,7 @@ class Cleanup:
 
 
 def _at_most(seconds: float, task: Callable[[], None]) -> None:
-    """Run ``task``, and wait for it no longer than this. An interrupt ends the wait."""
+    """Run ``task`` on a thread, and wait for it at most ``seconds``. An interrupt ends the wait."""
     thread = threading.Thread(target=task, name="fsd-lines", daemon=True)
     with suppress(KeyboardInterrupt, RuntimeError):
         thread.start()

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Outputs", "Records", "lines", "ranks"]
 
 AT_ONCE = 8  # slices that the client gets at once
-LOST_CHECK_S = 2.0  # so often the client looks whether a slice that it waits for is lost
+LOST_CHECK_S = 2.0  # the client checks this often whether a slice that it waits for is lost
 LINE_THREADS = 16
 
 
 class Outputs:
-    """The output of a run. Each rank writes its slice of the output of each batch; `look` gets those that are there."""
+    """The output of a run. Each rank of ``config.last`` writes its slice of the output of each batch; `look` gets the written slices."""
 
     def __init__(self, store: Store, keys: RunKeys, work: Work, config: RunConfig, pool: ThreadPoolExecutor) -> None:
         self._store = store
@@ -45,9 +45,9 @@ class Outputs:
         self._next_check = time.monotonic() + LOST_CHECK_S
 
     def look(self) -> bool:
-        """Get the slices that are there, and return `True` once all are. Raises `RunFailed` if a slice is damaged.
+        """Get the slices that are written. Returns `True` once the client has all. Raises `RunFailed` if a slice is damaged.
 
-        Gets one slice, then several at once, until one is missing: so a call makes few requests in vain.
+        Gets one slice, then several at once, until one is missing, so that a call makes few requests for slices that do not exist yet.
         """
         at_once = 1
         while self._missing:
@@ -62,7 +62,7 @@ class Outputs:
         return True
 
     def _raise_if_lost(self) -> None:
-        """Raise `DriverError` if a slice is missing although all are written: rank 0 writes its record after them."""
+        """Raise `DriverError` if a slice is missing although rank 0 has written its record, which it does after all slices are written."""
         if time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + LOST_CHECK_S
@@ -86,20 +86,20 @@ class Outputs:
 
 
 class Records:
-    """The workers' records, with what each said under the key ``log``. `look` gets those that are there."""
+    """The workers' records; each has the worker's log lines under the key ``log``. `look` gets the written records."""
 
     def __init__(self, store: Store, keys: RunKeys, workers: int, pool: ThreadPoolExecutor) -> None:
         self._store = store
         self._keys = keys
         self._pool = pool
-        self.missing = list(range(workers))  # ranks that have not written theirs
+        self.missing = list(range(workers))  # ranks whose record the client does not have yet
         self._found: dict[int, dict[str, Any] | None] = {}
         self._requests: dict[int, Future[tuple[bool, dict[str, Any] | None]]] = {}  # by rank: those that have no answer yet
 
     def look(self, until: float = math.inf) -> bool:
-        """Get the records that are there, and return `True` once all are.
+        """Get the records that are written. Returns `True` once the client has all.
 
-        Waits for answers of the store until ``until``, on the monotonic clock. Later answers count in the next call.
+        Waits for answers of the store until ``until``, in seconds of `time.monotonic`. The next call uses answers that come later.
         """
         for rank in self.missing:
             if rank not in self._requests:
@@ -118,7 +118,7 @@ class Records:
         return [record for _, record in sorted(self._found.items()) if record is not None]
 
     def _record(self, rank: int) -> tuple[bool, dict[str, Any] | None]:
-        """Whether it is useless to look again for a rank's record, and the record: `None` if it is not written yet, or damaged."""
+        """Whether this result is final, and the record of the rank: `None` if it is not written yet (not final) or damaged (final)."""
         try:
             record = records.find(self._store, self._keys.record(rank))
             return record is not None, record
@@ -127,9 +127,9 @@ class Records:
 
 
 def lines(store: Store, keys: RunKeys, listed: Collection[str], found: dict[int, list[Any]]) -> None:
-    """Put into ``found`` what each rank of a failed run said: from its record, else from its log, else from its claim.
+    """Put the log lines of each rank of a failed run into ``found``: from its record, else from its log, else from its claim.
 
-    ``listed``: the keys of the run that exist. One get for each rank that is there. Leaves out ranks whose object is gone or damaged.
+    ``listed``: the keys of the run that exist. Makes one get for each rank of `ranks`. Leaves out ranks whose object is gone or damaged.
     """
 
     def fetch(rank: int) -> None:

@@ -1,6 +1,6 @@
-"""What a run was expected to take and cost: a prediction for its split. The client computes it once the answer is there.
+"""Predicts the seconds, requests and USD of a run from its split. The client computes this prediction once the answer is complete.
 
-A prediction never fails a run, and delays it by at most `FORECAST_S`: then there is none.
+A prediction never makes a run fail. It delays the end of the run by at most `FORECAST_S`; if it takes longer, the run has no prediction.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from fsd_core.common.fields import integer, key, listed, nullable, number
 from fsd_core.cost import Usage, bill
 from fsd_core.latency import Latency
-from fsd_core.plan.kept import digest, remembered
+from fsd_core.plan.kept import counts, digest, figures, remembered
 from fsd_core.plan.places import outline_of, place
-from fsd_core.plan.predict import Platform, predict
+from fsd_core.plan.predict import PARTS, Platform, predict
 from fsd_core.plan.pricing import place_words
+from fsd_core.storage.meter import FIELDS
 
 if TYPE_CHECKING:
     from fsd_core.client.work import Cut, Work
@@ -27,13 +29,24 @@ __all__ = ["Expectation"]
 
 log = logging.getLogger(__name__)
 
-FORECAST_S = 2.0  # for the prediction; one that an earlier run made is read in no time
+FORECAST_S = 2.0  # for the prediction, if no earlier run of this kind left one to read
 STEPS, BATCHES = 40, 12  # of the simulation
+
+
+@attrs.frozen(kw_only=True)
+class _Kept:
+    """The keys of a kept prediction of a run."""
+
+    seconds: Mapping[str, float] = key(figures("p50", "p95"))
+    parts: Mapping[str, float] = key(figures(*PARTS))
+    meter: Mapping[str, int] = key(counts(*FIELDS))
+    usd: float | None = key(nullable(number()))
+    kept: list[int] = key(listed(integer(0)))
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Expectation:
-    """What a prediction of ``work`` needs to know of its run."""
+    """The facts about a run from which `found` predicts its seconds and costs."""
 
     work: Work
     provider: str
@@ -46,17 +59,17 @@ class Expectation:
     home: Path
 
     def found(self, cut: Cut, staged: Mapping[str, int]) -> dict[str, Any] | None:
-        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, and kept (bytes that each rank of a replica keeps of what
-        it sent); `None` if there is none in time.
+        """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, live (as in `Split`), and kept (for each rank of a replica,
+        the bytes of sent payloads that it keeps for recovery). `None` if it is not ready after `FORECAST_S`.
 
-        ``staged``: what the client requested to stage weights and inputs. It is added, because a prediction takes them as staged.
+        ``staged``: the counts of the client's requests while it staged weights and inputs. `predict` leaves them out, so `found` adds them.
         """
         made: list[dict[str, Any] | None] = []
 
         def make() -> None:
             try:
                 made.append(self._predicted(cut, staged))
-            except Exception:  # of any kind: the answer of the run is there
+            except Exception:  # of any kind: the answer of the run is complete
                 log.debug("the run has no prediction", exc_info=True)
                 made.append(None)
 
@@ -90,7 +103,7 @@ class Expectation:
             options: dict[str, Any] = {"objective": self.objective, "branching": self.branching, "recovery": self.recovery}
             found = predict(split, platform, self.channel, keep=keep, most_batches=BATCHES, **options)
             figures = {"seconds": dict(found.seconds), "parts": dict(found.parts), "meter": dict(found.meter), "usd": found.usd}
-            return figures | {"kept": found.kept_by_rank.astype(int).tolist()}
+            return figures | {"kept": found.kept_by_rank.astype(int).tolist(), "live": split.live}
 
         about = (
             work.shards().digest,
@@ -104,7 +117,7 @@ class Expectation:
             seeds,
             cold,
         )
-        found = remembered(self.home, digest("run", work.workload.digest, place_words(where), about), make)
+        found = remembered(self.home, digest("run", work.workload.digest, place_words(where), about), _Kept, make)
         found["meter"] = {name: count + staged.get(name, 0) for name, count in found["meter"].items()}
         if where.tariff is not None and found["usd"] is not None:
             found["usd"] += bill(Usage({name: float(count) for name, count in staged.items()}), where.tariff).total_usd

@@ -1,4 +1,4 @@
-"""How the client waits for its workers: it looks for what they write, while a second thread looks for failures."""
+"""Waits for the workers of a run: the client's main thread looks for what they write, a second thread looks for failures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from fsd_core.channel import explain
+from fsd_core.client.first_rank import FirstRank
 from fsd_core.client.recovery import Restarts
 from fsd_core.common.sealed import Damaged, unseal
 from fsd_core.driver import Code
@@ -21,18 +22,19 @@ from fsd_core.storage.store import Store
 __all__ = ["Follower"]
 
 FIRST_POLL_S, LAST_POLL_S = 0.02, 1.0
-POLLS_LATE = 40  # a poll sees what it waits for at most this part of the run's time late: 0.05 s after 2 s
+POLLS_LATE = 40  # the pause between two polls is at most the time of the run so far divided by this: 0.05 s after 2 s
 ERROR_POLL_S = 0.25
 CHECK_S = 1.0
 STORE_CHECKS = 5
-GRACE_S = 2.0  # after the deadline: workers end by themselves then, and write why
+GRACE_S = 2.0  # after the deadline, for workers to end by themselves and to write why
 
 
 class Follower:
-    """Follows a run from its launch on. Within the ``with`` block, a thread looks for failures; so `until` waits for nothing else.
+    """Follows a run from its launch on. Within the ``with`` block, a thread looks for failures, and `until` raises what it finds.
 
-    ``restarts`` starts ranks again that were lost; `None` if a lost rank ends the run. ``progress`` is called, from that thread, with the
-    number of layers done and of all layers. ``deadline``: seconds since 1970, when the ``timeout_s`` seconds of the run end.
+    ``restarts`` starts ranks again that were lost; `None` if a lost rank ends the run. ``first`` watches rank 0. ``progress`` is called,
+    from that thread, with the number of layers done and of all layers. ``deadline``: seconds since 1970, when the ``timeout_s`` seconds of
+    the run end.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Follower:
         keys: RunKeys,
         spawner: Spawner,
         restarts: Restarts | None,
+        first: FirstRank,
         deadline: float,
         timeout_s: float,
         progress: Callable[[int, int], None],
@@ -49,6 +52,7 @@ class Follower:
         self._keys = keys
         self._spawner = spawner
         self._restarts = restarts
+        self._first = first
         self._deadline = deadline
         self._timeout_s = timeout_s
         self._progress = progress
@@ -67,10 +71,10 @@ class Follower:
         self._over.set()
 
     def until(self, look: Callable[[], bool], limit_s: float = math.inf) -> bool:
-        """Call ``look`` until it returns `True`. Returns `False` if it did not within ``limit_s`` seconds.
+        """Call ``look`` until it returns `True`. Returns `False` if ``look`` returned no `True` within ``limit_s`` seconds.
 
         Raises what the thread found: `RunFailed` if a worker or the platform reported a failure, or if the store was removed; or the error
-        of ``progress``. Also raises `RunFailed` if the time is past the deadline.
+        of ``progress``. Also raises `RunFailed` if the deadline is past.
         """
         since, min_s = time.monotonic(), max(FIRST_POLL_S, self._store.driver.limits.poll_s)
         while not look():
@@ -86,7 +90,7 @@ class Follower:
         return True
 
     def answered(self) -> None:
-        """The outputs are there: ``progress`` is not called any more."""
+        """Call this once the client has all outputs: then the thread calls ``progress`` no more."""
         self._answered = True
 
     def _watch(self) -> None:
@@ -111,10 +115,21 @@ class Follower:
                 checks += 1
                 if checks % STORE_CHECKS == 0:
                     self._store.get(self._keys.config)  # raises if the store was removed: then neither an output nor a failure will come
-                if not self._answered and (report := self._store.find(self._keys.progress(reports))) is not None:
-                    with suppress(Damaged, KeyError):  # a lost progress report does no harm
-                        done = unseal(report, "the progress report")
-                        self._progress(done["done"], done["total"])
-                    reports += 1
+                if not self._answered:
+                    self._first.check()
+                    if checks % STORE_CHECKS == 0:  # in turns with the progress reports, so that it makes no further requests
+                        self._first.look()
+                    else:
+                        reports += self._report(reports)
                 next_check = time.monotonic() + CHECK_S
             self._over.wait(ERROR_POLL_S)
+
+    def _report(self, number: int) -> bool:
+        """Call ``progress`` with a progress report, and return `True`, if it is there."""
+        report = self._store.find(self._keys.progress(number))
+        if report is None:
+            return False
+        with suppress(Damaged, KeyError):  # a lost progress report does no harm
+            done = unseal(report, "the progress report")
+            self._progress(done["done"], done["total"])
+        return True

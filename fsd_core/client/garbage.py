@@ -1,4 +1,4 @@
-"""Removes what runs leave behind: staged content, records and kept partitions; and the objects of runs whose client died."""
+"""Removes objects and files of earlier runs: staged content, records, kept partitions, and the objects of runs whose client died."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def collect_garbage(
     *,
     progress: Callable[[Progress], None] | None = None,
 ) -> int:
-    """Remove the objects of runs that hold no slot, and resources of the platform that dead clients left half made.
+    """Remove the objects of runs that hold no slot, and incomplete resources of clients that died while they deployed an app.
 
     The arguments are those of `deploy`. Returns how many objects and resources were removed. Raises `InputError` if an argument is wrong.
     """
 
     def garbage(store: Store) -> list[str]:
-        # A run leases its slot before it writes its first object, so an object that was listed before the leases and has none is garbage.
+        # A run leases its slot before it writes its first object. So an object is garbage if it was listed first and its run holds no slot.
         keys = [key for key in store.keys("") if is_run(key)]
         running = slots.holders(store)
         return [key for key in keys if key.split("/")[0] not in running]
@@ -79,7 +79,7 @@ def collect_garbage(
 
 
 def _remove_records(runs: Path) -> None:
-    """Remove the records of past runs, but not what this client remembers of audit logs."""
+    """Remove the records of past runs, but not the marks of audit logs."""
     with suppress(OSError):
         for each in [each for each in runs.iterdir() if each.name != FOLDER]:
             shutil.rmtree(each) if each.is_dir() else each.unlink()

@@ -1,6 +1,6 @@
-"""What past runs leave below ``$FSD_HOME/runs``: for each run, also one that failed, a file ``RUN.log`` with its end and its log lines.
+"""Writes and reads ``$FSD_HOME/runs/RUN.log``: how a run ended, and its log lines. Each run leaves this file, also a run that failed.
 
-The record of a run that was done is beside it (``RUN.json``, see `fsd_core.client.result.keep`).
+A run that was done also leaves its record beside this file (``RUN.json``, see `fsd_core.client.result.keep`).
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Failure:
 
 @attrs.frozen(kw_only=True)
 class RunLog:
-    """How a past run ended, and its log lines. ``lines``: what each rank said, by rank; a rank that left nothing is not there."""
+    """How a past run ended, and its log lines. ``lines``: the log lines of each rank, by rank, without ranks that left none."""
 
     version: int = key(integer(VERSION, VERSION))
     run: str = key(matching(r"[0-9a-f]{16}", "the id of a run, 16 hexadecimal digits"))
     began: float = key(number(0, 1e11))  # seconds since 1970
-    seconds: float = key(number())  # until its end, on the client's clock
+    seconds: float = key(number())  # from its beginning to its end, on the client's clock
     model: str = key(text())
     provider: str = key(text())
     stand_in: str | None = key(nullable(text()))
@@ -79,7 +79,7 @@ class RunLog:
 
     @property
     def failure(self) -> Failure | None:
-        """Why the run failed; `None` for another run."""
+        """Why the run failed; `None` if it did not fail."""
         return None if self.error is None else read(Failure, self.error, "error: ")
 
     @property
@@ -89,7 +89,7 @@ class RunLog:
 
 
 def take_lines(records: Sequence[dict[str, Any]]) -> dict[int, list[Any]]:
-    """Remove the lines from the workers' records and return them by rank. The other readers of records do not know them."""
+    """Remove the log lines from the workers' records and return them by rank. A record on disk has no log lines."""
     return {record["rank"]: record.pop("log", []) for record in records if isinstance(record.get("rank"), int)}
 
 
@@ -105,9 +105,9 @@ def made(
     workers: int,
     audit: Mapping[str, Any] | None = None,
 ) -> RunLog:
-    """The log of a run that ends now. ``error`` ended it. ``lines`` come from its workers: those of a wrong form are left out.
+    """The log of a run that ends now. ``error``: the error that ended the run, or `None`. ``lines``: the log lines of its workers, by rank.
 
-    ``audit``: what became of its entry in the audit log.
+    Leaves out lines that have a wrong form. ``audit``: as `Result.audit`.
     """
     why = failure(error)
     return RunLog(
@@ -135,7 +135,7 @@ def failure(error: BaseException | None) -> dict[str, Any] | None:
 
 
 def keep(log: RunLog, home: Path) -> None:
-    """Write the file of a run below ``home``. A failure is a warning."""
+    """Write the file of a run below ``home``. Never raises: if it cannot write the file of a run that was done, it warns."""
     file = home / "runs" / f"{log.run}.log"
     aside = file.with_suffix(".new-log")
     fields = {field.name: getattr(log, field.name) for field in attrs.fields(RunLog)}
@@ -182,7 +182,7 @@ def find(run: str, home: Path) -> str:
 def read_log(run: str, home: str | os.PathLike[str] | None = None) -> RunLog:
     """The log of the past run whose id starts with ``run``. ``home``: as in `fsd_core.run`.
 
-    Raises `InputError` if there is no such run, or more than one, or if its file is gone or damaged, or is from another version of fsd.
+    Raises `InputError` if no run, or more than one, has such an id, and if the file is missing, damaged, or from another version of fsd.
     """
     folder = arguments.home(home)
     run = find(arguments.text("run", run), folder)
@@ -190,7 +190,7 @@ def read_log(run: str, home: str | os.PathLike[str] | None = None) -> RunLog:
     try:
         data = read_regular(file, MAX_BYTES)
     except FileNotFoundError:
-        raise InputError(f"run {run}: its log is gone: expected the file {file}; {HOW}") from None
+        raise InputError(f"run {run}: its log is missing: expected the file {file}; {HOW}") from None
     try:
         found = unseal(data, f"{file}: the log of the run")
     except Damaged as error:

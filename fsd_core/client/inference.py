@@ -17,6 +17,7 @@ from fsd_core.client.opened import open_run
 from fsd_core.client.result import Result, warn
 from fsd_core.client.rows import rows_work
 from fsd_core.client.stages import stages_work
+from fsd_core.client.stragglers import obstacle
 from fsd_core.client.work import Work
 from fsd_core.common import arguments, interrupt
 from fsd_core.common.fields import suggestion
@@ -83,26 +84,27 @@ def run(
       float32. Or the path of an .npz or .tsv file, ``digits``, or ``random:SAMPLES[:DENSITY[:SEED]]``. A text may be a path or a name, a
       `Path` is always a path. `run` does not change ``model`` and ``inputs``. Of an ONNX model: a table of arrays by the names
       of its inputs, of their dtypes and shapes; one array if it has one input; or the path of an .npz or .npy with them.
-    - ``engine``: who computes an ONNX model: rows, this project's own engine, which takes chains of layers; onnx, which is ONNX Runtime in
-      the functions; or auto, the default: rows if it takes the model and the inputs, else onnx.
-    - ``batch_axis``: of an ONNX model: none if axis 0 of its inputs is not for samples, 0 if it has to be, or auto, the default.
-    - ``batch_size``: the number of samples of a micro-batch, at least 1. Default: all, in equal shares for the replicas; fewer if a
-      function's memory is too small for all, or if stages that work at the same time shorten the run.
+    - ``engine``: what computes an ONNX model: rows, this project's own engine, which takes only chains of layers; onnx, which is ONNX
+      Runtime in the functions; or auto, the default: rows if it takes the model and the inputs, else onnx.
+    - ``batch_axis``: for an ONNX model: none if axis 0 of its inputs is not for samples; 0 to refuse a model in which axis 0 is not for
+      samples; or auto, the default, which decides by the file.
+    - ``batch_size``: the number of samples of a micro-batch, at least 1. Default: all samples, in equal shares for the replicas; fewer
+      samples if the memory of a function is too small, or if several stages become faster by smaller micro-batches.
 
     Where and how:
 
     - ``provider``: where the functions run: local (the default), or the name of an installed provider, for instance aws, gcp, azure.
     - ``channel``: how workers send activations to each other: queue, object, hybrid, or auto, the default: what the planner chooses.
-    - ``workers``: the number of ranks, each of which is one function: at least 1, or auto, the default. auto means the product of the
-      next three numbers. If none of them is given, the planner chooses them, as `make_plan` does for this provider and ``objective``,
-      with the provider's latencies, or with those of this machine, or with ``latency``; with a number of workers, it chooses how to split
-      these. The `Result` says why. With ``partition`` block or random, so many workers are tensor parallel; a given partition has its own
-      number of workers.
+    - ``workers``: the number of ranks, each of which is one function: at least 1, or auto, the default. auto means ``data_parallel`` x
+      ``pipeline_parallel`` x ``tensor_parallel``. If none of these three is given, the planner chooses them for ``workers``, or chooses all
+      four, as `make_plan` does for this provider and ``objective``, with the table of ``latency`` or else the provider's own latencies.
+      `Result.reason` says why. With ``partition`` block or random, the planner does not split ``workers``: they are tensor parallel. A
+      saved partition or a `Partition` already has a number of workers.
     - ``data_parallel``: the number of replicas. Each replica computes some of the micro-batches with the whole model.
     - ``pipeline_parallel``: the number of stages of a replica. Each stage has some of the layers, and passes micro-batches on to the next.
-    - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage. The product of the three numbers
-      is the number of ranks. With a number of workers, the first of tensor, data and pipeline that is not given takes what the others
-      leave. With the engine onnx, they share the largest nodes of the stage by columns of their weights.
+    - ``tensor_parallel``: the number of ranks of a stage. They share the rows of every layer of the stage; with the engine onnx, they share
+      the largest nodes of the stage by columns of the weights. If ``workers`` and some of the three numbers are given, the first missing
+      one of tensor, data and pipeline is ``workers`` divided by the others.
     - ``branching``: the largest number of functions that one function starts, at least 1. Default: 4.
     - ``partition``: which rank of a replica owns which rows: hypergraph (the default), random, block, the path of a saved partition, or a
       `Partition` for this model, number of stages, and number of workers of one replica.
@@ -110,10 +112,10 @@ def run(
     - ``seed``: the seed of all random choices, a whole number of at least 0. Default: 0. The same model, workers, method and seed give the
       same partition.
     - ``timeout``: the deadline of the run in seconds, counted from its launch, so staging does not count. Default: 900.
-    - ``outage``: how many seconds a service may be unreachable before the run ends. Default: 60.
-    - ``recovery``: on, the default: a worker that dies is replaced, and the run goes on; with the objective latency, a worker that is
-      slow or hangs gets a second function too, and the first of the two to get ahead stays. stragglers: both, whatever the objective.
-      deaths: only a worker that dies is replaced. off: a death ends the run.
+    - ``outage``: how many seconds a service may be unreachable before the run fails. Default: 60.
+    - ``recovery``: which workers get a second function. on, the default: workers that die, and with the objective latency also workers that
+      are slow or hang; the run then goes on with the function that gets ahead. stragglers: all of these, with any objective. deaths: only
+      workers that die. off: none, so a death ends the run.
     - ``audit_log``: on, the default: the run leaves an entry in the audit log of its app, see `read_audit_log`. off: it leaves none.
     - ``app``: the name of the app: a lower-case letter, then up to 39 lower-case letters, digits or hyphens. The names of all its resources
       start with it. Default: fsd. If the app does not exist, `run` makes it, with four slots.
@@ -174,9 +176,9 @@ def run(
         network, samples = opened.model, opened.inputs
         found = _of_partition(None if isinstance(split, Parallel) else split, checked(partition), network)
         split = split if isinstance(split, Parallel) else found
-        workload = RowWorkload(network, samples)
+        workload = rows = RowWorkload(network, samples)
         partitioned = partial(_partitioned, report)
-        work_of = lambda shape: rows_work(network, samples, shape, batch_size, partition, seed, folder, partitioned)  # noqa: E731
+        work_of = lambda shape: rows_work(rows, shape, batch_size, partition, seed, folder, partitioned)  # noqa: E731
     if outline is not None and split is not None:
         _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
     if not isinstance(split, Parallel):
@@ -236,6 +238,8 @@ def run(
         resources = with_engine(provisioner, work.engine).ensure(app, ranks, slots)
     with _open(chosen, resources) as (objects, invoker):
         _check_quota(invoker.limits, workers, provider)
+        if recovery == "stragglers" and (why := obstacle(workers, invoker.limits.concurrency)):
+            warn(f"recovery stragglers: no slow worker of this run can be replaced: {why}")
         job.admit(resources)
         try:
             try:
@@ -254,12 +258,13 @@ def run(
 def _check_quota(limits: InvokeLimits, workers: int, provider: str) -> None:
     if limits.concurrency is not None and limits.concurrency < workers:
         raise InputError(
-            f"workers {workers}: {provider} may run {limits.concurrency} functions at once; use fewer workers or raise this quota"
+            f"workers {workers}: {provider} may run {limits.concurrency} functions at once: "
+            f"expected at most {limits.concurrency} workers; use fewer workers or raise this quota"
         )
 
 
 def _of_partition(split: int | None, partition: Partition | str | os.PathLike[str], model: Model) -> Parallel | int | None:
-    """What a partition decides of the split: a given one has its number of workers, and with block or random, workers share layers."""
+    """The split that a partition requires: a saved partition has a number of workers, and with block or random, workers share layers."""
     if partition in METHODS:
         return split if split is None or partition == METHODS[0] else parallel(split)
     made = partition if isinstance(partition, Partition) else Partition.load(partition, model)
@@ -267,9 +272,9 @@ def _of_partition(split: int | None, partition: Partition | str | os.PathLike[st
 
 
 def check_options(options: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
-    """Arguments of `run` that another function passes on, by name. ``taken``: those that this function sets itself.
+    """Check arguments of `run` that another function passes on. Returns them by name. ``taken``: arguments that this function sets.
 
-    Raises `InputError` on an argument that `run` does not have, or that is ``taken``.
+    Raises `InputError` if `run` has no argument of a name, or if the name is in ``taken``.
     """
     known = [name for name in inspect.signature(run).parameters if name not in taken]
     for name in options:
@@ -279,7 +284,7 @@ def check_options(options: Mapping[str, Any], taken: Collection[str]) -> dict[st
 
 
 def _guarded(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
-    """``progress``, whose errors are warnings while the output is collected: by then the workers are done and paid for."""
+    """``progress``, but an error that it raises while the client collects the output is only a warning, so that the output is not lost."""
 
     def guarded(step: Progress) -> None:
         try:

@@ -15,13 +15,15 @@ from typing import Any
 
 import attrs
 
-from fsd_core.channel import kept_budget, new_key
+from fsd_core.channel import SHELF_BYTES, kept_budget, new_key
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.expected import Expectation
+from fsd_core.client.first_rank import FirstRank
 from fsd_core.client.follow import Follower
 from fsd_core.client.recovery import Restarts
 from fsd_core.client.result import Result, left_out, over_ranks, warn
+from fsd_core.client.stragglers import obstacle
 from fsd_core.client.trail import Trail
 from fsd_core.client.work import Work
 from fsd_core.common.logs import DEBUG, INFO
@@ -48,16 +50,16 @@ log = logging.getLogger(__name__)
 
 STAGE_S = 1800.0  # for staging, which does not count as the run's own time
 START_MARGIN_S = 15.0  # in addition to the time for launches: the function of the last launch must load its shard as well
-SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate until the next stage hears of it: functions may be slow
-SLOW_S = 5.0  # a rank waits at least so long for another one before it calls that one slow
+SLOWEST_FACTOR = 20.0  # a stage may take this many times the estimate before the next stage gets a payload: functions may be slow
+SLOW_S = 5.0  # a rank waits at least this long for another rank before it calls that rank slow
 POOL_THREADS = 8
-RECORDS_S = 5.0  # how long the client waits for the records of all workers once the output is there
-RECORD_S = 60.0  # and then for that of rank 0
+RECORDS_S = 5.0  # how long the client waits for the records of all workers after it has the output
+RECORD_S = 60.0  # and after that for the record of rank 0
 # The first ranks, which the client starts itself: with `spawn.THREADS` requests of 50 to 100 ms at once, that takes about as long as one
 # cold start (0.7 s), which each level of the launch tree adds.
 ROOTS = 128
-# Where only the launcher of a function learns of its death, the client starts more: a worker that launched others may end before them. It
-# can wait for 256 launches (`HttpInvoker`), and some of them are repeated.
+# On platforms where only the launcher of a function learns of its death, the client starts more ranks, because a worker may end before the
+# functions that it launched. The client can wait for 256 launches (`HttpInvoker`), and some launches are repeated.
 LAUNCHER_ROOTS = 240
 
 
@@ -65,8 +67,8 @@ LAUNCHER_ROOTS = 240
 class Progress:
     """How far a run is: ``done`` of ``total`` steps of a phase.
 
-    ``phase``: plan, partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Other functions than
-    `run` document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on; of plan, what was chosen and why.
+    ``phase``: plan, partition, provision, stage, launch, layers or collect; or wait, while a service does not answer. Functions other than
+    `run` document their own phases. ``total``: 0 if it is not known. ``text``: what the phase works on; for plan, the choice and why.
     """
 
     phase: str
@@ -84,7 +86,7 @@ class Job:
     stand_in: str | None  # an emulator's host and port
     channel: str
     reason: str  # why the planner chose this split or channel; empty if the caller gave both
-    expectation: Expectation  # of what the run takes and costs
+    expectation: Expectation  # predicts the seconds and costs of the run
     branching: int
     objective: str
     faults: str | None
@@ -111,7 +113,7 @@ class Job:
         return self.channel != "object" and self.workers > 1
 
     def admit(self, resources: Resources) -> None:
-        """Raise `InputError` if the run needs queues that cannot carry so many workers."""
+        """Raise `InputError` if the run needs queues and the app's queues cannot carry its number of workers."""
         if self.queued:
             self.provider.admit(resources, self.workers)
 
@@ -165,7 +167,7 @@ class _Run:
         self.over = threading.Event()
 
     def execute(self) -> Result:
-        """Get the answer, and in any case leave the run's traces, see `Trail`."""
+        """Get the answer, and in any case write the run's traces, see `Trail`."""
         log.info("run %s: %d workers on %s, %s channel", self.run_id, self.job.workers, self.job.provider.name, self.job.channel)
         try:
             result = self._execute(self.trail.lines)
@@ -180,14 +182,14 @@ class _Run:
     def _execute(self, lines: dict[int, list[Any]]) -> Result:
         """Lease a slot, get the answer, and in any case remove the run's objects and give the slot back.
 
-        Puts what each rank said into ``lines``.
+        Puts the log lines of each rank into ``lines``.
         """
         self.leasing = time.time()
         self._background("fsd-outages", partial(self.retry.report, self._notice, self.over))
         pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fsd-client")
         try:
             first = slots.look(self.store, self.resources.slots)
-            content = self._content(pool)  # its requests are under way beside that for the slot; none of them writes anything
+            content = self._content(pool)  # these requests run at the same time as that for the slot; none of them writes anything
             lease = slots.lease(self.store, self.resources.slots, self.run_id, first=first)
         except BaseException:
             self.over.set()
@@ -240,8 +242,8 @@ class _Run:
             restarts = Restarts.of(self._payload(lease), config, self.job.provider, self.resources, self.store, spawner)
         outputs = collect.Outputs(self.store, self.keys, self.job.work, config, pool)
         records = collect.Records(self.store, self.keys, self.job.workers, pool)
-        layers = self._phase("layers")
-        with Follower(self.store, self.keys, spawner, restarts, self.deadline, self.job.timeout_s, layers) as follower:
+        first, layers = FirstRank(self.store, self.keys, config, restarts), self._phase("layers")
+        with Follower(self.store, self.keys, spawner, restarts, first, self.deadline, self.job.timeout_s, layers) as follower:
             failed = self._outputs(follower, outputs)
             follower.answered()
             output = outputs.assemble(self._phase("collect"))
@@ -265,7 +267,7 @@ class _Run:
         def staged(done: int, total: int) -> None:
             self.job.progress(Progress("stage", done, total, what))
             if time.time() > self.retry.deadline:
-                raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded")
+                raise RunFailed(Code.DEADLINE, f"staging took longer than {STAGE_S:g} s: {done} of {total} {what} are uploaded; run again")
 
         return staged
 
@@ -281,12 +283,15 @@ class _Run:
         return spawner
 
     def _payload(self, lease: slots.Lease) -> LaunchPayload:
-        """That of rank 0."""
+        """The launch payload of rank 0."""
         return LaunchPayload(self.resources.app, lease.slot, lease.epoch, self.run_id, 0, 0, self.deadline)
 
     def _config(self, content: _Content) -> RunConfig:
-        job, work, most = self.job, self.job.work, self.invoker.limits.concurrency
-        spare = most is None or most > job.workers  # a function beside all others may run
+        job, work = self.job, self.job.work
+        replaces = job.stragglers and obstacle(job.workers, self.invoker.limits.concurrency) is None
+        if replaces and job.queued and self.kept_bytes < SHELF_BYTES:
+            log.warning("replaces no slow worker: the functions have too little memory to keep what a second one needs")
+            replaces = False
         return RunConfig(
             version=VERSION,
             run=self.run_id,
@@ -307,7 +312,7 @@ class _Run:
             objective=job.objective,
             faults=job.faults,
             stage_s=work.stage_s,
-            slow_s=SLOW_S if job.stragglers and spare else 0.0,
+            slow_s=SLOW_S if replaces else 0.0,
             log=DEBUG if log.isEnabledFor(logging.DEBUG) else INFO,
             started=self.started,
             start_s=start_limit_s(self.invoker.limits) + START_MARGIN_S + SLOWEST_FACTOR * work.stage_s,
@@ -319,7 +324,7 @@ class _Run:
         )
 
     def _outputs(self, follower: Follower, outputs: collect.Outputs) -> FsdError | None:
-        """Wait until all outputs are there. Returns a failure that came after they were written: it does not cost the answer."""
+        """Wait until all outputs are written. Returns a failure that came after that, which does not cost the answer; else `None`."""
         try:
             follower.until(outputs.look)
         except DriverError:  # of the client's own store, which cannot be asked for the outputs then
@@ -356,11 +361,13 @@ class _Run:
         return error
 
     def _result(self, answer: _Answer, cleanup_s: float) -> Result:
-        """The output with maxima and sums over the workers' records. Nothing here may fail: the output is paid for."""
+        """The output with maxima and sums over the workers' records. Never raises, so that the output is not lost."""
         job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         found = job.expectation.found(self.batches, self.staged)
         kept = [min(self.kept_bytes, size) for size in found.pop("kept")] if found else []
+        limits, parallel = self.invoker.limits, work.parallel
+        needs = work.needs(self.batches, limits, found.pop("live") if found else None)
         result = work.result(
             run=self.run_id,
             output=answer.output,
@@ -368,7 +375,7 @@ class _Run:
             neurons=work.neurons,
             layers=work.layers,
             workers=job.workers,
-            parallel=work.parallel.to_json(),
+            parallel=parallel.to_json(),
             micro_batches=len(self.batches.samples),
             branching=job.branching,
             provider=job.provider.name,
@@ -381,7 +388,7 @@ class _Run:
             seconds_sum=seconds_sum,
             meter={name: client[name] + meter_ranks[name] for name in FIELDS},
             meter_layers=meter_layers,
-            memory=memory.figures(self.batches, kept, self.invoker.limits, work.parallel.data, ranks, peak_bytes),
+            memory=memory.figures(self.batches, needs, kept, limits, ranks, peak_bytes, parallel.data),
             recovered=answer.recovered,
             ranks=ranks,
         )

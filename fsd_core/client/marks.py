@@ -1,7 +1,7 @@
-"""What this client remembers of the audit logs that it wrote to: the number and the digest of each of its entries.
+"""Keeps marks on this machine: the number and the digest of each entry that this client wrote to an audit log.
 
-The file of a log is below ``$FSD_HOME/runs/audit``, with one line of JSON for each entry. It shows when somebody removes the last entries
-of a log, or writes a whole log anew, because the log itself cannot show that. ``fsd clean`` keeps these files.
+The marks of a log are a file below ``$FSD_HOME/runs/audit``, with one line of JSON for each entry. They show that somebody removed the
+last entries of the log or replaced the whole log, because the log itself cannot show that. ``fsd clean`` keeps these files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,7 @@ from fsd_core.common.fields import read, table
 from fsd_core.common.files import open_regular, read_regular
 from fsd_core.driver import Provider, Resources
 from fsd_core.errors import InputError
-from fsd_core.providers.settings import RETENTION
+from fsd_core.providers.settings import FORGOTTEN, RETENTION
 from fsd_core.storage.ledger import Mark
 
 __all__ = ["FOLDER", "Marks", "kept_s"]
@@ -35,13 +36,15 @@ TAIL_BYTES = 1024  # a line has less than 200
 
 @attrs.frozen
 class Marks:
-    """The marks of one log. ``file`` is `None` for the log of an emulator, which may forget what it stores."""
+    """The marks of one log. ``file`` is `None` for the log of an emulator: its objects may disappear with it, so it has no marks."""
 
     file: Path | None
 
     @classmethod
     def of(cls, provider: Provider, resources: Resources, home: Path) -> Marks:
-        """Those of the log of an app, which the place of its objects identifies: two accounts may have apps of one name."""
+        """The marks of the log of an app. The name of the file depends on the place of the app's objects, because apps of two accounts
+        may have the same name.
+        """
         if provider.stand_in():
             return cls(None)
         place = hashlib.sha256(store_of(provider, resources).encode()).hexdigest()[:PLACE_DIGITS]
@@ -49,13 +52,13 @@ class Marks:
 
     @classmethod
     def of_missing(cls, provider: Provider, app: str, home: Path) -> list[Marks]:
-        """Those of all logs of apps of one name, for an app that does not exist: nobody knows where its objects were."""
+        """The marks of all logs of apps of this name. For an app that does not exist: the place of its objects is not known."""
         if provider.stand_in():
             return []
         return [cls(file) for file in sorted((home / "runs" / FOLDER).glob(f"{_name(provider, app)}-{'?' * PLACE_DIGITS}.jsonl"))]
 
     def add(self, mark: Mark) -> None:
-        """Remember an entry. Raises `OSError`."""
+        """Write the mark of an entry. Raises `OSError` if the file cannot be written."""
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.file, "ab+", buffering=0) as file:
@@ -65,7 +68,7 @@ class Marks:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def newest(self) -> Mark | None:
-        """The latest mark; `None` if there is none, or if it cannot be read. Reads only the end of the file."""
+        """The latest mark; `None` if there is no mark, or if it cannot be read. Reads only the end of the file."""
         if self.file is None:
             return None
         try:
@@ -75,7 +78,7 @@ class Marks:
             return None
 
     def read(self) -> list[Mark]:
-        """All marks, the latest last. Raises `InputError` if the file is damaged, but a line that was never completed is no damage."""
+        """All marks, the latest last. Ignores an incomplete last line. Raises `InputError` if another line is damaged."""
         if self.file is None:
             return []
         try:
@@ -87,12 +90,12 @@ class Marks:
             try:
                 found.append(_mark(line))
             except (ValueError, RecursionError, InputError) as error:
-                expected = "expected a line of JSON for each entry of the audit log: remove this line"
+                expected = "expected a line of JSON for each entry of the audit log; remove this line"
                 raise InputError(f"{self.file}: line {number} is damaged: {error}: {expected}") from None
         return found
 
     def forget(self) -> None:
-        """Remove the file, because the log is removed."""
+        """Remove the file. Call this when the log is removed."""
         if self.file is not None:
             with suppress(FileNotFoundError):
                 self.file.unlink()
@@ -115,12 +118,13 @@ def _mark(line: bytes) -> Mark:
 
 
 def store_of(provider: Provider, resources: Resources) -> str:
-    """Where the objects of an app are, as its provider says; the app's name if the provider does not say it."""
+    """The place of an app's objects, as the provider names it; the app's name if the provider has no method ``store``."""
     asked = getattr(provider, "store", None)  # a provider need not have it
     return str(asked(resources)) if asked else resources.app
 
 
 def kept_s(resources: Resources) -> float:
-    """For how many seconds the store of an app keeps an entry."""
-    days = resources.names.get(RETENTION, "")
-    return float(days) * 86400 if days else math.inf
+    """How old the entries are that may be missing, in seconds, because the store of an app forgets them, or once forgot them sooner."""
+    days, forgotten = resources.names.get(RETENTION, ""), resources.names.get(FORGOTTEN, "")
+    kept = float(days) * 86400 if days else math.inf
+    return min(kept, time.time() - float(forgotten)) if forgotten else kept

@@ -1,4 +1,4 @@
-"""What a run says of the memory of its workers: what was predicted, who streams, and what to do where it was too small."""
+"""The memory of a run's workers: predicted and actual bytes, which workers stream their weights, and advice if the memory was too small."""
 
 from __future__ import annotations
 
@@ -24,13 +24,20 @@ def streaming(cut: Cut, replicas: int) -> tuple[int, str]:
 
 
 def figures(
-    cut: Cut, kept: Sequence[int], limits: InvokeLimits, replicas: int, ranks: Sequence[dict[str, Any]], peak_bytes: int
+    cut: Cut,
+    needs: Sequence[int],
+    kept: Sequence[int],
+    limits: InvokeLimits,
+    ranks: Sequence[dict[str, Any]],
+    peak_bytes: int,
+    replicas: int,
 ) -> dict[str, int]:
-    """The ``memory`` of a result. Puts into the record of each rank what was predicted for it.
+    """The ``memory`` of a result. Also writes ``predicted_bytes`` into each record of ``ranks``.
 
-    ``kept``: bytes that each rank of a replica was expected to keep of what it sent, within its budget; empty where nobody knows.
+    For each rank of a replica: ``needs``, the bytes that it is expected to need; ``kept``, the bytes of sent payloads that it is expected
+    to keep, empty if the run has no prediction.
     """
-    predicted = [rank.bytes + more for rank, more in zip(cut.ranks, kept or [0] * len(cut.ranks), strict=True)]
+    predicted = [need + more for need, more in zip(needs, kept or [0] * len(needs), strict=True)]
     for record in ranks:
         record["predicted_bytes"] = predicted[record["rank"] % len(predicted)]
     found = {"peak_bytes_max": peak_bytes, "predicted_bytes_max": max(predicted), "streamed": streaming(cut, replicas)[0]}
@@ -38,7 +45,7 @@ def figures(
 
 
 def advise(error: BaseException, cut: Cut, provider: str) -> None:
-    """Add to the error of a run whose worker needed more memory than it has what was predicted, and what to do."""
+    """If a worker's memory was too small, add the predicted memory and advice to the message of ``error``."""
     if isinstance(error, RunFailed) and error.code is Code.TOO_LARGE and "memory" in error.message:
         rank = (
             cut.ranks[error.rank % len(cut.ranks)]

@@ -31,10 +31,11 @@ class Opened:
     inputs: Any
 
 
-def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "auto") -> Opened:
+def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "auto", checksums: bool = True) -> Opened:
     """Open the model and the inputs that `run` takes, unless they are open.
 
-    With the engine auto, an ONNX model that is a chain of layers becomes a `Model`. Raises `InputError` if one of them is wrong, or if the
+    With the engine auto, an ONNX model that is a chain of layers becomes a `Model`. ``checksums``: compare the content of a model's folder
+    with its checksums. Raises `InputError` if one of them is wrong, or if the
     engine does not take them.
     """
     from fsd_core.model import Model, open_model
@@ -44,8 +45,9 @@ def open_run(model: Any, inputs: Any, engine: str = "auto", batch_axis: str = "a
     batch_axis = arguments.one_of("batch_axis", batch_axis, BATCH_AXES)
     if not isinstance(model, Graph) and not _names_graph(model):
         if engine == "onnx":
-            raise InputError("engine onnx: computes ONNX models: expected an ONNX file, or a folder that 'fsd model import' made of one")
-        opened = model if isinstance(model, Model) else open_model(model)
+            wanted = "expected an ONNX file, or a folder that 'fsd model import' made of one"
+            raise InputError(f"model {arguments.shown(model)}: the engine onnx computes only ONNX models: {wanted}")
+        opened = model if isinstance(model, Model) else open_model(model, checksums)
         return Opened(opened, open_samples(inputs, opened))
     tensors = open_tensors(inputs)
     graph = model if isinstance(model, Graph) else _graph(model, tensors, batch_axis)
@@ -75,7 +77,7 @@ def _names_graph(model: Any) -> bool:
 
 
 def _graph(model: Any, tensors: Tensors | None, batch_axis: str) -> Graph:
-    """The ONNX model. Where the file leaves axes free, the inputs say how long they are."""
+    """The ONNX model. If the file leaves axes free, they get the sizes of the inputs."""
     try:
         return open_graph(model, None, batch_axis)
     except InputError:

@@ -63,12 +63,12 @@ def read_truth(path: Path, samples: int) -> NDArray[np.int64]:
 
 
 def compare(expected: NDArray[np.int64], output: csr_matrix) -> dict[str, int]:
-    """Count the samples that end nonzero, against the expected ones.
+    """Compare the samples that end nonzero with the expected samples.
 
-    ``expected``: samples that are expected to end nonzero; ``matched``: those of them that do; ``missing``: those of them that do not;
-    ``extra``: other samples that end nonzero.
+    ``expected``: the numbers of the expected samples, from 1, ascending, int64 (numbers,). ``output``: float32 (samples, neurons).
 
-    ``expected``: sample numbers, 1-based, int64 (numbers,). ``output``: float32 (samples, neurons).
+    Returns four counts: "expected", the expected samples; "matched", the expected samples that end nonzero; "missing", the expected
+    samples that end zero; "extra", other samples that end nonzero.
     """
     found = 1 + np.unique(output.nonzero()[0])
     matched = len(np.intersect1d(expected, found, assume_unique=True))

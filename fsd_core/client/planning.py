@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from fsd_core import latency as tables
 from fsd_core.client.opened import open_run
-from fsd_core.client.stages import stages_work
 from fsd_core.common import arguments
 from fsd_core.common.fields import suggestion
 from fsd_core.errors import InputError
@@ -44,20 +43,20 @@ def make_plan(
 ) -> Plan:
     """Price the ways to run ``model`` on ``inputs`` and choose one, as ``fsd plan`` does. Starts nothing and makes no request.
 
-    - ``model``, ``inputs``: as `run` takes them. Some samples are computed here for about half a second.
+    - ``model``, ``inputs``: as `run` takes them. `make_plan` computes some samples on this machine, for about half a second.
     - ``engine``, ``batch_axis``: of an ONNX model, as `run` takes them.
     - ``providers``: names. Default: the installed ones that have a table of latencies, which are aws, gcp and azure.
     - ``objective``: cost (the least USD), latency (the least median time) or balanced (the least product of the two).
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
-    - ``per_day``: runs a day; the plan then also says from how many a server that always runs is cheaper.
+    - ``per_day``: the number of runs a day; the plan then also says from how many runs a day a server that always runs is cheaper.
     - ``settings``: the tables of ``fsd.toml`` by provider, for instance ``{"aws": {"concurrency": 10}}``.
     - ``latency``: the table of latencies of all providers, a name or a path. Default: the table that `measure` made of each provider, else
-      the one that comes with the provider; for the local provider, what this machine takes by itself.
+      the one that comes with the provider; for the local provider, the times that its requests take on this machine.
     - ``home``: the folder below which plans are kept, so that the same call is fast the next time. Default: ``$FSD_HOME``, else ``~/.fsd``.
-    - ``progress``: called with the number of ways that are priced and of all ways.
+    - ``progress``: called with the number of ways that are priced and of all ways. A way: provider, split, channel and memory size.
 
-    Returns a `Plan`. Raises `InputError` if an argument is wrong; if no split makes the model fit into functions (the line says how much
-    memory is missing); or if no way meets the deadline and the budget (the line names the nearest way).
+    Returns a `Plan`. Raises `InputError` if an argument is wrong; if no split makes the model fit into functions (the error says how much
+    memory is missing); or if no way meets the deadline and the budget (the error names the way that is closest to them).
     """
     objective = arguments.one_of("objective", objective, OBJECTIVES)
     limit_s = None if deadline is None else arguments.seconds("deadline", deadline)
@@ -70,8 +69,10 @@ def make_plan(
     given = {name: arguments.table(f"settings[{name!r}]", each) for name, each in arguments.table("settings", settings or {}).items()}
     folder = arguments.home(home)
     places = [place(name, given.get(name, {}), latency) for name in _names(providers)]
-    opened = open_run(model, inputs, engine, batch_axis)
+    opened = open_run(model, inputs, engine, batch_axis, checksums=False)  # nothing is computed with all of the weights
     if isinstance(opened.model, Graph):
+        from fsd_core.client.stages import stages_work
+
         workload: Workload = stages_work(opened.model, opened.inputs).workload
     else:
         workload = RowWorkload(opened.model, opened.inputs)
@@ -85,7 +86,7 @@ def _names(providers: Sequence[str] | None) -> list[str]:
         measured = [name for name in known if name in tables.names() and name != "local" and has_outline(name)]
         return measured or ["local"]
     if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
-        raise InputError(f"providers {providers!r}: expected a list of some of {', '.join(known)}")
+        raise InputError(f"providers {providers!r}: expected a list of names from {', '.join(known)}")
     for name in providers:
         if name not in known:
             raise InputError(f"providers: {name!r} is not installed: {suggestion(str(name), known)}")

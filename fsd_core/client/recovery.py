@@ -1,4 +1,4 @@
-"""The client's part of recovery: it alone starts the next incarnation of a rank that was lost, or is slow."""
+"""The client's part of recovery: only the client starts the next incarnation of a rank that was lost or is slow."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class _Restart:
 
 
 class Restarts:
-    """The incarnations of one run beyond the first ones.
+    """Starts the later incarnations of the ranks of one run: incarnations 1 and 2.
 
-    ``first``: a launch payload of the run, for any rank. ``tell`` sends a copy of an entry to the queues of all ranks.
+    ``first``: a launch payload of the run, for any rank. ``tell`` sends an entry of the list of news to the queues of all ranks.
     """
 
     def __init__(
@@ -44,43 +44,69 @@ class Restarts:
         self._first = first
         self._tell = tell
         self._stragglers = stragglers
-        self._beside: set[int] = set()  # ranks of which two functions are at work
+        self._beside: set[int] = set()  # ranks of which two functions may be at work
+        self._alone: dict[int, News] = {}  # the deaths of those whose second function has to do the work alone
         self._newest: dict[int, int] = {}
         self._restarts: list[_Restart] = []
 
     def look(self, answered: bool) -> None:
-        """Read the news, and start the next incarnation of each rank that was lost. Until the run has ``answered``, also of each slow one.
+        """Read the list of news, and start the next incarnation of each rank that was lost. Before the answer, also of each slow rank.
 
-        Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if the run has ``answered``: then no rank has
-        anything to do that is worth a new function.
+        ``answered``: the client has all outputs. Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if
+        the run has answered, because then no rank has work left for a new function.
         """
+        for payload in self._spawner.given_up():
+            self._goes_on(payload)
         for news in self._news.read():
-            if news.kind == "lost" and news.incarnation == self._newest.get(news.rank, 0):
+            newest = self.newest(news.rank)
+            if news.kind == "lost" and news.incarnation >= newest:  # a launch that was given up may run late
                 if answered or news.newest >= INCARNATIONS:
                     times = f" ({INCARNATIONS} functions of this rank were lost)" if news.newest >= INCARNATIONS else ""
                     raise RunFailed(Code.UNAVAILABLE, news.reason + times, rank=news.rank, layer=news.layer)
                 self._restart(news)
+            elif news.kind == "lost" and news.newest == newest and news.rank in self._beside:
+                self._alone[news.rank] = news
+            elif news.kind == "hello" and news.incarnation >= max(newest, 1):
+                self._newest[news.rank] = news.incarnation
+                if not self._stragglers.beside:
+                    self._beside.discard(news.rank)  # the slow one stops
             elif news.kind == "slow":
                 self._stragglers.hear(news)
         for slow in () if answered else self._stragglers.found(self._newest):
             self._add(News(kind="lost", rank=slow.rank, incarnation=slow.incarnation, layer=slow.layer, reason=SLOW))
 
-    def _add(self, slow: News) -> None:
-        """Start the next incarnation of a slow rank: beside it, or if they share a queue, in its place.
+    def newest(self, rank: int) -> int:
+        """The newest incarnation of a rank."""
+        return self._newest.get(rank, 0)
 
-        The slow one goes on alone if the platform does not start another function now, for instance because other runs use the quota.
+    def call_slow(self, news: News) -> None:
+        """The client itself calls a rank slow."""
+        self._stragglers.hear(news)
+
+    def _add(self, slow: News) -> None:
+        """Start the next incarnation of a slow rank. If they share a queue, it takes the place of the slow one when it says hello.
+
+        The slow function goes on alone if the platform does not start another function, for instance because other runs use the quota.
         """
-        if not self._spawner.offer(self._payload(slow)):
-            return
-        if self._stragglers.beside:
+        if self._spawner.offer(self._payload(slow)):
             self._beside.add(slow.rank)
-        else:
-            self._news.add(slow)
-        self._started(slow)
+            self._started(slow)
+
+    def _goes_on(self, payload: LaunchPayload) -> None:
+        """The second function of a slow rank did not start. If the slow one died meanwhile, start it again: now the run needs it."""
+        rank = payload.rank
+        self._newest[rank] = payload.incarnation - 1
+        self._restarts = [each for each in self._restarts if (each.lost.rank, each.lost.newest) != (rank, payload.incarnation)]
+        if died := self._alone.pop(rank, None):
+            self._restart(died)
 
     def _restart(self, lost: News) -> None:
         self._spawner.start([self._payload(lost)])
         self._started(lost)
+        try:
+            self._tell(lost)
+        except FsdError as error:  # the ranks hear of it when the new incarnation says hello
+            log.warning("the ranks could not be informed: %s", error)
 
     def _payload(self, news: News) -> LaunchPayload:
         return attrs.evolve(self._first, rank=news.rank, incarnation=news.newest)
@@ -89,14 +115,10 @@ class Restarts:
         log.warning("rank %d is lost or slow in layer %s (%s): starts its incarnation %d", news.rank, news.layer, news.reason, news.newest)
         self._newest[news.rank] = news.newest
         self._restarts.append(_Restart(news, time.time()))
-        try:
-            self._tell(news)
-        except FsdError as error:  # the ranks hear of it when the new incarnation says hello
-            log.warning("the ranks could not be informed: %s", error)
 
     @staticmethod
     def of(first: LaunchPayload, config: RunConfig, provider: Provider, resources: Resources, store: Store, spawner: Spawner) -> Restarts:
-        """Those of a run, whose objects ``store`` reads."""
+        """Make the `Restarts` of a run. ``store``: reads the objects of the run."""
 
         def tell(news: News) -> None:
             if config.queued:
@@ -107,18 +129,21 @@ class Restarts:
         return Restarts(NewsList(store, keys), spawner, first, tell, Stragglers(store, keys, config))
 
     def left_over(self, missing: Collection[int]) -> RunFailed | None:
-        """What ends an incarnation that may still be at work although the answer is complete. ``missing``: the ranks without a record."""
+        """The reason with which the client aborts functions that may still work after the answer is complete; `None` if there are none.
+
+        ``missing``: the ranks without a record.
+        """
         late = self.ranks.intersection(missing) | self._beside
         reason = "it was started again, and is not needed any more"
         return RunFailed(Code.UNAVAILABLE, reason, rank=min(late)) if late else None
 
     @property
     def ranks(self) -> set[int]:
-        """The ranks that have more than one incarnation."""
+        """The ranks for which the client has launched another function."""
         return set(self._newest)
 
     def recovered(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Each loss, in the order of the reports, as ``fsd run --json`` shows it. ``records``: those of the workers."""
+        """The lost and slow ranks, in the order of the reports, as `Result.recovered`. ``records``: the records of the workers."""
         behind = {(record["rank"], record.get("incarnation", 0)): record.get("behind_s", 0.0) for record in records}
         found = []
         for number, each in enumerate(self._restarts):

@@ -19,6 +19,7 @@ import numpy as np
 from fsd_core.client.outputs import compare, differences, read_expected, read_truth, write_output
 from fsd_core.client.shown import html, tables
 from fsd_core.common import arguments
+from fsd_core.common.amount import counted
 from fsd_core.common.fields import boolean, integer, key, matching, number, read, table
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import CELLS, PHASES
@@ -44,30 +45,32 @@ class Result:
 
     - ``run``: the id of the run, 16 hexadecimal digits.
     - ``output``: the final activations, scipy CSR float32 (samples, outputs of the model). `TensorResult` has named arrays instead.
-    - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: of the largest layer.
+    - ``samples``, ``neurons``, ``layers``, ``workers``, ``branching``: numbers. ``neurons``: the neurons of the largest layer.
     - ``provider``, ``channel``, ``partition``: where and how it ran. ``channel`` is never auto.
     - ``parallel``: ``data``, the replicas; ``pipeline``, the stages of a replica; ``tensor``, the workers of a stage.
-    - ``micro_batches``: how many there were, for all replicas together.
+    - ``micro_batches``: the number of micro-batches of all replicas together.
     - ``seconds_sum``: sums over workers: launch, load, compute, send, exchange, other, starved and init; and function, the sum of the six
-      from load to starved. A worker is starved while it is ready to go on but has no processor; no other sum has this time.
+      from load to starved. A worker is starved while it is ready to go on but has no processor; the phases load to other do not include
+      this time.
     - ``stand_in``: host and port of the emulator; `None` if the run was on the cloud itself.
     - ``latency``: table and seed of the latencies that the run simulated; `None`: none.
     - ``seconds``: total, until the output was complete; stage, a part of it; the maxima over ranks of launch, load, compute and exchange;
       and cleanup, the time after the total, in which the client fetched the records, removed the run's objects and gave its slot back.
     - ``meter``: counts of requests and messages, and bytes, of all workers and the client.
-    - ``meter_layers``: the part of ``meter`` that the workers requested in the layers.
-    - ``memory``: bytes of the worker that needs most: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if there is a limit;
-      ``streamed``: how many workers read their weights layer by layer, because these are larger than the memory of a function.
+    - ``meter_layers``: the part of ``meter`` that workers requested while they computed the layers.
+    - ``memory``: bytes of the worker with the largest memory: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if functions
+      have a limit; ``streamed``: how many workers read their weights layer by layer, because the weights do not fit into their memory.
     - ``reason``: why the planner chose this split or channel, in one sentence; empty if the caller gave both.
-    - ``predicted``: what was expected: ``seconds`` (p50, p95), ``parts`` (mean seconds), ``meter``, ``usd``, and ``lasted``, the seconds of
-      the run that the first are about; `None` where nothing could be predicted in time.
-    - ``recovered``: the ranks that were lost, or slow, in the order of the reports: ``rank``, ``layer`` (the last one that it began; `None`
-      if unknown), ``seconds`` (from the report until the next function of the rank reached this layer), ``reason`` ("slow" if it was slow
-      or hung).
-    - ``audit``: what became of the run's entry in the audit log of the app: ``entry`` (its number) and ``digest``, or ``error``; and
-      ``seconds``, the time that it took after the clean-up. `None`: the run wrote none, because the audit log is off.
-    - ``ranks``: the record of each worker, by rank, without those in `missing_ranks`: with ``peak_bytes``, ``predicted_bytes``,
-      ``kept_bytes`` (of them what it kept for ranks that are lost), and ``kernel``, what computed there.
+    - ``predicted``: the prediction: ``seconds`` (p50, p95), ``parts`` (mean seconds), ``meter``, ``usd``. Also ``lasted``, the actual
+      seconds to compare with ``seconds``: from the lease of a slot to the complete output, without staging. `None`: there is no prediction.
+    - ``recovered``: the ranks that were lost or slow, in the order of the reports: ``rank``, ``layer`` (the last layer that it began;
+      `None` if unknown), ``seconds`` (from the report until the next function of the rank reached this layer), ``reason`` ("slow" if the
+      rank was slow or hung).
+    - ``audit``: the run's entry in the audit log of the app: its number ``entry`` and its ``digest``, or, if the run has no entry, the
+      ``error``; and ``seconds``, the time to write the entry, after the clean-up. `None`: the audit log is off.
+    - ``ranks``: the records of the workers, ascending by rank, without those in `missing_ranks`. Each has ``peak_bytes``,
+      ``predicted_bytes``, ``kept_bytes`` (sent payloads that it kept in case a rank is lost; part of ``peak_bytes``), and ``kernel``, the
+      name of the kernel that it used.
 
     Two results are equal only if they are the same object. A notebook shows a result as tables.
     """
@@ -110,7 +113,7 @@ class Result:
     @property
     def network(self) -> str:
         """The size of the model, for people."""
-        return f"{self.layers} layers of up to {self.neurons} neurons"
+        return f"{counted(self.layers, 'layer')} of up to {counted(self.neurons, 'neuron')}"
 
     @property
     def output_nonzero_samples(self) -> int:
@@ -144,22 +147,24 @@ class Result:
         write_output(arguments.path("output", path), self.output)
 
     def check(self, truth: Any) -> dict[str, int]:
-        """Compare the samples that end with a nonzero activation with the expected ones.
+        """Compare the samples that end with a nonzero activation with the expected samples.
 
         ``truth``: the numbers of the expected samples, counted from 1, as whole numbers (numbers,); or the path of a file with one number
-        in each line. Returns four counts: ``expected``; ``matched``, the expected samples that end nonzero; ``missing``, those that do not;
-        ``extra``, other samples that end nonzero. Raises `InputError` on a number outside 1 to `samples`.
+        in each line. Returns four counts: ``expected``, the expected samples; ``matched``, the expected samples that end nonzero;
+        ``missing``, the expected samples that end zero; ``extra``, other samples that end nonzero. Raises `InputError` on a number outside
+        1 to `samples`, or if the file cannot be read.
         """
         if isinstance(truth, str | os.PathLike):
             return compare(read_truth(arguments.path("truth", truth), self.samples), self.output)
         return compare(np.unique(arguments.integers("truth", truth, np.int64, 1, self.samples)), self.output)
 
     def check_values(self, expected: Any, rtol: float = 1e-4, atol: float = 1e-5) -> dict[str, float]:
-        """Compare the output with the values that are expected.
+        """Compare the output with expected values.
 
-        ``expected``: a matrix (samples, neurons) as `run` takes its inputs; or the path of an .npz or .npy with one. A value differs if its
-        difference is larger than ``atol`` + ``rtol`` x the absolute expected value. Returns ``values``, the number of all values;
-        ``differing``, of those that differ; and ``largest``, the largest absolute difference. Raises `InputError` for another shape.
+        ``expected``: a matrix (samples, outputs of the model) of a form that `run` takes as inputs; or the path of an .npz or .npy with
+        such a matrix. A value differs if its difference is larger than ``atol`` + ``rtol`` x the absolute expected value. Returns
+        ``values``, the number of all values; ``differing``, the number of values that differ; and ``largest``, the largest absolute
+        difference. Raises `InputError` if the shape is another one or the file cannot be read.
         """
         rtol, atol = (arguments.number(name, value, "a number of at least 0", lambda found: found >= 0) for name, value in
                       (("rtol", rtol), ("atol", atol)))  # fmt: skip
@@ -169,7 +174,7 @@ class Result:
         else:
             wanted = arguments.matrix("expected", expected, shape[1])
         if wanted.shape != shape:
-            raise InputError(f"expected of shape {wanted.shape}: expected {shape}, samples by outputs of the model")
+            raise InputError(f"the expected values have shape {wanted.shape}: expected {shape}, samples by outputs of the model")
         return differences(wanted, self.output, rtol, atol)
 
     def _repr_html_(self) -> str:
@@ -186,7 +191,7 @@ def over_ranks(
 ) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, float], dict[str, int], dict[str, int], int]:
     """Combine the records of the workers.
 
-    Returns six values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of all their
+    Returns six values: the readable records, ascending by rank; the longest seconds of each phase over these ranks; the sums of
     ``seconds``; the sums of ``meter``; the sums of ``meter_layers``; and the largest peak memory in bytes.
 
     All figures are 0 if no record is readable.
@@ -243,6 +248,7 @@ class _RankRecord:
     behind_s: float = key(number(), default=0.0)
     kept_bytes: int = key(integer(0), default=0)
     left: bool = key(boolean(), default=False)  # the worker's record also has what it kept
+    shelved: int = key(integer(0), default=0)  # objects of the run that also had what it kept
 
 
 def check_rank(record: Any, where: str = "") -> None:
@@ -254,7 +260,7 @@ def check_rank(record: Any, where: str = "") -> None:
 
 
 def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
-    """Write the record of a run below ``home``: the result without its output, and what is needed to repeat it. A failure is a warning.
+    """Write the record of a run below ``home``: the result without its output, and what is needed to repeat the run. Warns if it fails.
 
     ``about``: engine, objective, seed, faults, batches, model (its digest), note, and began (seconds since 1970).
     """
@@ -268,7 +274,7 @@ def keep(result: Result, home: Path, about: Mapping[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(seal(record))
         aside.replace(file)
-    except Exception as error:  # of any kind: the result exists and is paid for
+    except Exception as error:  # of any kind: it must not cost the result
         with suppress(OSError):
             aside.unlink(missing_ok=True)
         reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.client.result import Result
-from fsd_core.client.work import Pieces
+from fsd_core.client.work import Cut, Pieces
 from fsd_core.codec import CODEC, decode, encode
 from fsd_core.driver import InvokeLimits
 from fsd_core.kernel import Block
 from fsd_core.partition import ExchangePlan, Parallel, Partition, find_partition
-from fsd_core.plan.batches import Batches, cut, plan_batches
-from fsd_core.plan.facts import learn
+from fsd_core.plan.batches import Batches, plan_batches
+from fsd_core.plan.batches import cut as cut_batches
 from fsd_core.plan.memory import RankSizes, layer_sizes
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.split import Split
@@ -41,14 +41,13 @@ LEARN_S, ENCODE_S = 0.2, 0.2  # for the prediction of a run that has ended: abou
 class Rows:
     """The work on a `Model`; see `fsd_core.client.work.Work`.
 
-    ``rows``: the samples, scipy CSR float32 (samples, inputs). ``partition``: of one replica. ``wanted``: the micro-batches of a replica
-    if the caller gave no ``batch_size``.
+    ``workload``: the model and its samples as the planner sees them. ``partition``: the partition of one replica. ``wanted``: how many
+    micro-batches a replica should have if the caller gave no ``batch_size``.
     """
 
     engine: ClassVar = "rows"
     result: ClassVar = Result
-    model: Model
-    rows: csr_matrix
+    workload: RowWorkload
     parallel: Parallel
     partition: Partition
     label: str
@@ -56,6 +55,16 @@ class Rows:
     wanted: int
     stage_s: float
     live: NDArray[np.float64] | None  # the share of the samples that are live before each layer, if a sample was computed
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.workload.model
+
+    @property
+    def rows(self) -> csr_matrix:
+        """The samples, scipy CSR float32 (samples, inputs)."""
+        return self.workload.inputs
 
     @property
     def digest(self) -> str:
@@ -93,19 +102,24 @@ class Rows:
         """Which rows travel between which parts."""
         return ExchangePlan(self.model, self.partition)
 
-    @cached_property
-    def workload(self) -> RowWorkload:
-        """What the planner asks of the model and its samples."""
-        return RowWorkload(self.model, self.rows)
-
     def split(self, batches: Sequence[int]) -> Split:
-        """What the parts load, compute and send. Computes some samples here."""
-        facts = learn(self.model, self.rows, LEARN_S)
+        """What the parts load, compute and send. Computes some samples on this machine, if the planner has not."""
+        facts = self.workload.learned(LEARN_S)
         return of_partition(facts, self.partition, self.plan, self.parallel, batches, ENCODE_S)
 
     def batches(self, limits: InvokeLimits, provider: str) -> Batches:
         """Cut the samples into micro-batches that fit a function."""
-        return cut(self._sizes, self.samples, self.batch_size, self.parallel, self.wanted, limits, provider)
+        return cut_batches(self._sizes, self.samples, self.batch_size, self.parallel, self.wanted, limits, provider)
+
+    def needs(self, cut: Cut, limits: InvokeLimits, live: Sequence[float] | None) -> list[int]:
+        """The memory that each part is expected to need. ``cut`` counts all samples as live if no sample was computed before the run."""
+        if live is None or self.live is not None:
+            return [rank.bytes for rank in cut.ranks]
+        largest, batches = max(cut.samples), -(-len(cut.samples) // self.parallel.data)
+        return [
+            each.predicted(largest, limits, keep=rank.keep, ahead=rank.ahead, batches=batches, live=live).bytes
+            for each, rank in zip(self._sizes, cut.ranks, strict=True)
+        ]
 
     @cached_property
     def _sizes(self) -> list[RankSizes]:
@@ -121,7 +135,7 @@ class Rows:
 
     @cached_property
     def _written(self) -> list[Any]:
-        """The rows of the output that each of ``last`` writes."""
+        """The rows of the output that each part of ``last`` writes."""
         return [np.flatnonzero(self.partition.owners[-1] == part) for part in self.last]
 
     def slice(self, data: bytes, writer: int, samples: int) -> Block:
@@ -140,8 +154,7 @@ class Rows:
 
 
 def rows_work(
-    model: Model,
-    rows: csr_matrix,
+    workload: RowWorkload,
     parallel: Parallel,
     batch_size: int | None,
     partition: str | os.PathLike[str] | Partition,
@@ -149,16 +162,18 @@ def rows_work(
     home: Path,
     progress: Callable[[int, int], None],
 ) -> Rows:
-    """The work of a `Model` on samples, with the partition that is given, kept below ``home``, or computed here.
+    """The work of a `Model` on the samples of ``workload``.
 
-    ``progress`` is called with the layers that are partitioned and all of them. Raises `InputError` if the model cannot be split so.
+    ``partition``: a `Partition`, the path of one, or a method; for a method, the partition is read from ``home`` or computed here.
+    ``progress`` is called with the number of layers that are partitioned and of all layers. Raises `InputError` if ``parallel`` or
+    ``partition`` does not fit the model.
     """
-    wanted, costs = plan_batches(model, rows, batch_size, parallel)
+    model = workload.model
+    wanted, costs = plan_batches(model, workload.inputs, batch_size, parallel)
     parts, label = find_partition(partition, model, parallel.parts, seed, home, progress, stages=parallel.pipeline, costs=costs)
     stage_s = costs.stage_work_s(parts.starts, parts.tensor) if costs else 0.0
     return Rows(
-        model=model,
-        rows=rows,
+        workload=workload,
         parallel=parallel,
         partition=parts,
         label=label,
@@ -178,10 +193,10 @@ def shards(model: Model, partition: Partition, plan: ExchangePlan) -> Pieces:
 def inputs(
     samples: Any, batches: Sequence[int], model: Model, partition: Partition, plan: ExchangePlan
 ) -> tuple[Pieces, list[list[int | None]]]:
-    """The input rows that each rank of a replica needs: one object for each batch and rank, and their numbers by batch and rank.
+    """The input rows that each rank of a replica needs: one object for each micro-batch and rank.
 
-    The number of a rank that needs no input is `None`. ``samples``: scipy CSR (samples, inputs) float32. ``batches``: the number of samples
-    of each batch.
+    Returns the objects, and the number of the object for each micro-batch and rank; `None` if the rank needs no input. ``samples``: scipy
+    CSR (samples, inputs) float32. ``batches``: the number of samples of each micro-batch.
     """
     hashed = hashlib.sha256(repr(samples.shape).encode())
     for array in (samples.indptr.astype(np.int64), samples.indices.astype(np.int32), samples.data):
@@ -209,7 +224,7 @@ def _digest(*parts: str) -> str:
 
 
 def _assemble(blocks: Sequence[Block], rows: list[Any], shape: tuple[int, int], activation: str) -> csr_matrix:
-    """One batch's output from each part's block of its rows: float32 (samples, outputs)."""
+    """The output of one micro-batch from the blocks of all parts: float32 (samples, outputs). ``rows``: the rows of each block."""
     from scipy.sparse import coo_matrix, csr_matrix
 
     if activation == "softmax":

@@ -34,10 +34,10 @@ def opened(provider: Provider, resources: Resources) -> Iterator[Store]:
 
 
 def save(provider: Provider, resources: Resources, home: Path) -> str | None:
-    """Write the audit log of an app below ``home``/audit and return a line that says where; `None` if there is no log.
+    """Write the audit log of an app below ``home``/audit. Returns a line that names the file; `None` if the app has no log.
 
-    The file has the bytes of each entry in a line, so `fsd_core.read_audit_log` can check it too. Raises `RunFailed` if the log cannot be
-    read, and `InputError` if the file cannot be written.
+    Each line of the file has the bytes of one entry, so that `fsd_core.read_audit_log` can check the file. Raises `RunFailed` if the log
+    cannot be read, and `InputError` if the file cannot be written.
     """
     app = resources.app
     try:
@@ -62,7 +62,7 @@ def save(provider: Provider, resources: Resources, home: Path) -> str | None:
 
 
 def read_saved(file: Path) -> list[ledger.Body]:
-    """The entries in a file that `save` wrote. Raises `InputError` if it cannot be read."""
+    """The entries in a file that `save` wrote. Raises `InputError` if the file cannot be read."""
     try:
         return ledger.numbered(read_regular(file, MAX_BYTES).splitlines())
     except FileNotFoundError:
@@ -70,5 +70,5 @@ def read_saved(file: Path) -> list[ledger.Body]:
 
 
 def forget(provider: Provider, resources: Resources, home: Path) -> None:
-    """Forget what this client remembers of the log of an app, because the app is removed."""
+    """Remove the marks of the log of an app. Call this when the app is removed."""
     Marks.of(provider, resources, home).forget()

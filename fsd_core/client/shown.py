@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fsd_core.client.against import BYTES, REQUESTS, compared
 from fsd_core.client.stragglers import SLOW
-from fsd_core.common.amount import amount
+from fsd_core.common.amount import amount, counted
 from fsd_core.cost import tariff_of_run
 from fsd_core.errors import one_line
 from fsd_core.latency import words as in_words
@@ -23,9 +23,9 @@ __all__ = ["Rows", "html", "tables"]
 
 Rows = list[tuple[str, str]]  # names and values
 _NOTES = {
-    "total": "on this machine's clock, with making resources and collecting the output",
+    "total": "on this machine's clock, including the time for making resources and collecting the output",
     "compute": "slowest rank",
-    "exchange": "slowest rank, waiting for others",
+    "exchange": "slowest rank, waiting for other ranks",
     "load": "slowest rank",
     "cleanup": "after the total: records fetched, objects removed, slot given back",
 }
@@ -35,7 +35,7 @@ def _split(result: Result) -> str:
     """The replicas, stages and ranks of a stage of a run, and its micro-batches."""
     data, pipeline, tensor = (result.parallel[name] for name in ("data", "pipeline", "tensor"))
     counts = {"replica": data, "stage": pipeline, "worker": tensor}
-    words = " x ".join(f"{count} {word}{'s' * (count > 1)}" for word, count in counts.items())
+    words = " x ".join(counted(count, word) for word, count in counts.items())
     return f"{words}, {result.micro_batches} micro-batch{'es' * (result.micro_batches > 1)}"
 
 
@@ -96,7 +96,7 @@ def tables(result: Result, truth: Mapping[str, int] | None = None) -> list[tuple
 
 
 def _compared(result: Result) -> dict[str, tuple[float, float]]:
-    """What was predicted and what was, with the bill of the provider's tariff."""
+    """The predicted and the actual figures, with the bill by the provider's tariff."""
     tariff = tariff_of_run(result.provider) if result.predicted else None
     return compared(result.to_json(), result.bill(tariff).total_usd if tariff else None)
 

@@ -19,16 +19,16 @@ from fsd_core.storage.store import Store
 
 __all__ = ["Content", "forget"]
 
-UPLOADS = 8  # under way at a time: the objects need not all be in memory at once
-UPLOAD_BYTES = 1 << 30  # under way, beside the object that is built next
+UPLOADS = 8  # at a time, so that not all objects are in memory at once
+UPLOAD_BYTES = 1 << 30  # of all uploads at a time, without the object that is built next
 Progress = Callable[[int, int], None]  # called with the number of objects staged and of all objects
 
 
 class Content:
     """The shards or the inputs of a run. ``names`` are the keys of their objects.
 
-    The request that looks whether they are staged already starts at once; `stage` waits for its answer. ``again``: `stage` uploads the
-    objects even if they are staged already.
+    The constructor starts a request that checks whether the objects are already staged; `stage` waits for the answer. ``again``: `stage`
+    uploads the objects even if they are already staged.
     """
 
     def __init__(self, store: Store, pieces: Pieces, pool: ThreadPoolExecutor, *, again: bool = False) -> None:

@@ -1,8 +1,9 @@
 """`StageWorkload`: an ONNX model on its inputs, as the planner sees it. A step of a stage counts as one layer.
 
-The model computes some samples here, for up to half a second, in a session as workers have it. Ranks share these seconds as they share
-the model's multiply-adds, and bytes come from encoding what crosses for a few samples. A model of more than `COMPUTED_BYTES` is only
-counted: it would take the memory of this machine a second time.
+This machine computes some samples, for up to half a second, in the kind of session that workers use. Each rank gets the share of these
+seconds that it has of the model's multiply-adds. The bytes of a transfer come from encoding the tensors of a few samples. For a model
+of more than `COMPUTED_BYTES`, nothing is computed, because a session would hold the weights a second time: multiply-adds and bytes are
+counted instead.
 """
 
 from __future__ import annotations
@@ -43,31 +44,31 @@ if TYPE_CHECKING:
 
 __all__ = ["StageWorkload"]
 
-LEARN_S = 0.5  # seconds that the model computes here
-LEARN_BYTES = 64 << 20  # of what crosses and is encoded here
+LEARN_S = 0.5  # seconds for computing samples on this machine
+LEARN_BYTES = 64 << 20  # the largest size of the tensors that are encoded to measure their bytes
 COMPUTED_BYTES = 512 << 20  # of weights
-READY_S = 1.5e-9  # core seconds for each byte of weights to make a session, where none is made here
-NODE_ADDS = 200_000  # a node takes the time of so many multiply-adds, whatever it computes: about 5 us
+READY_S = 1.5e-9  # core seconds to make a session, for each byte of weights, if no session is made here
+NODE_ADDS = 200_000  # each node takes the time of these multiply-adds in addition to its own: about 5 us
 IMPORT_S = 0.05  # core seconds to import ONNX Runtime in a worker, which has numpy
 SECTION_HEAD_BYTES, WEIGHT_HEAD_BYTES = 400, 100  # in the head of a shard: of a section, and of a weight (name, dtype, shape, place)
-MOST_WORKERS, MOST_STAGES, SOME = 64, 64, 16  # of one kind of split; more than `SOME` only where each still has much to do
+MOST_WORKERS, MOST_STAGES, SOME = 64, 64, 16  # of one kind of split; more than `SOME` only if each still has enough work or bytes
 LARGE_BYTES, LONG_S = 20e6, 0.5
 VALUE_BYTES = 4  # the simulation counts what is encoded in values of float32
 Coded = Callable[[Sequence[str]], tuple[float, float]]  # of tensors by name: the bytes without a sample, and those that all samples add
 
-# A process aborts if it exits while one of its threads is inside ONNX Runtime, as that of a late prediction may be: the exit waits.
+# A process aborts if it exits while one of its threads is inside ONNX Runtime, as the thread of a late prediction may be. So it waits.
 _INSIDE, EXIT_S = threading.Lock(), 30.0
 atexit.register(_INSIDE.acquire, timeout=EXIT_S)
 
 
 @attrs.frozen
 class Measured:
-    """What the model took here. Seconds are those of one core."""
+    """The seconds that the model took on this machine, as seconds of one core."""
 
-    sampled: int  # 0: it was too large for that
+    sampled: int  # the number of computed samples; 0: the model is too large to compute any
     sample_s: float  # to compute a sample
     ready_s: float  # to make the session
-    cores: float  # so many cores worked at a time
+    cores: float  # how many cores worked at a time
 
 
 @attrs.frozen(eq=False)
@@ -89,7 +90,7 @@ class ShapedStages:
 
 @attrs.define(eq=False, slots=False)
 class StageWorkload:
-    """An ONNX model with its inputs; see `fsd_core.plan.workload.Workload`. ``work``: in any number of stages."""
+    """An ONNX model with its inputs; see `fsd_core.plan.workload.Workload`. ``work``: the model in any split."""
 
     work: Stages
     _splits: dict[tuple[int, int], Split] = attrs.field(factory=dict, init=False)  # by the numbers of stages and of their ranks
@@ -101,7 +102,7 @@ class StageWorkload:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the model, its inputs, and of what computes them."""
+        """A digest of the model, its inputs, and the versions and number of processors of this machine."""
         hashed = hashlib.sha256()
         for name, array in self.work.tensors.items():
             hashed.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -128,8 +129,10 @@ class StageWorkload:
         return node_costs(self.work.graph)
 
     def shapes(self, given: Parallel | int | None) -> Sequence[Parallel]:
-        """The splits to price: powers of two of each kind, of ranks of a stage only where a node is large. Two replicas also where they
-        cannot be, so that a plan says why.
+        """The splits to price, or those that ``given`` leaves.
+
+        Replicas, stages and ranks of a stage are powers of two; a stage has several ranks only if a node is large. For a model without a
+        batch axis, two replicas are in the list too, so that the plan says why replicas are impossible.
         """
         if isinstance(given, Parallel):
             return [given]
@@ -150,11 +153,11 @@ class StageWorkload:
         return found
 
     def unplanned(self, workers: int | None) -> Parallel:
-        """Replicas, or stages where samples cannot be computed apart; one function unless the user says how many."""
+        """The split if the planner does not choose: ``workers`` replicas, or stages if the model has no batch axis. Default: one worker."""
         return Parallel(data=workers or 1) if self.work.graph.no_batch is None else Parallel(pipeline=workers or 1)
 
     def shaped(self, shape: Parallel, batch_size: int | None) -> ShapedStages:
-        """The model split so."""
+        """The model with this split. Raises `InputError` if it has fewer micro-batches than replicas, or cannot be split like this."""
         work = attrs.evolve(self.work.divided(shape), batch_size=batch_size)
         if shape.data > len(work.sizes()):
             raise InputError(f"{len(work.sizes())} micro-batches are too few for {shape.data} replicas")
@@ -168,7 +171,7 @@ class StageWorkload:
 
     @cached_property
     def measured(self) -> Measured:
-        """What computing some samples takes here."""
+        """The seconds of computing some samples on this machine."""
         if self._large:
             adds = sum(each.multiply_adds or 0 for each in self._costs)
             return Measured(0, adds * DENSE_SHARE / WORK_S, self.stored_bytes * READY_S, 1.0)
@@ -186,18 +189,18 @@ class StageWorkload:
         return Measured(count, took / count, ready_s, float(np.clip(took / max(wall, 1e-6), 1.0, os.cpu_count() or 1)))
 
     def _timed(self, whole: Session, gives: Sequence[str], count: int) -> tuple[int, float, float]:
-        """Compute some samples: their number, and the seconds of all cores and of the clock."""
+        """Compute ``count`` samples. Returns ``count``, the CPU seconds of all cores, and the seconds of the clock."""
         began, cpu = time.monotonic(), time.process_time()
         whole.run(self._some(count), gives)
         return count, time.process_time() - cpu, time.monotonic() - began
 
     def _some(self, count: int) -> Mapping[str, NDArray[Any]]:
-        """The first ``count`` samples; all where there is no batch axis."""
+        """The first ``count`` samples; all samples if the model has no batch axis."""
         tensors = self.work.tensors
         return tensors if self.work.graph.no_batch is not None else {name: array[:count] for name, array in tensors.items()}
 
     def split(self, work: Stages, batches: Sequence[int]) -> Split:
-        """What the ranks of ``work`` load, compute and send, with micro-batches of so many samples."""
+        """What the ranks of ``work`` load, compute and send. ``batches``: the number of samples of each micro-batch."""
         measured, ranks, samples = self.measured, work.stages, self.samples
         coded = self._counted(work.division) if self._large else self._encoded(work.division)
         costs, tensors = node_costs(work.division.graph), work.division.graph.trial.tensors
@@ -247,7 +250,7 @@ class StageWorkload:
         )
 
     def _counted(self, division: Division) -> Coded:
-        """The bytes of tensors before they are encoded: none without samples, and those of all samples."""
+        """A function that gives the bytes of tensors before they are encoded: 0 for no sample, and the bytes of all samples."""
         tensors, given = division.graph.trial.tensors, self.work.tensors
 
         def coded(names: Sequence[str]) -> tuple[float, float]:
@@ -256,9 +259,9 @@ class StageWorkload:
         return coded
 
     def _encoded(self, division: Division) -> Coded:
-        """The bytes of encoded tensors: a line through what one sample and what some take, which are computed here.
+        """The bytes of encoded tensors: a line through the bytes of one sample and of several samples, which this machine computes.
 
-        Some tensors have the same size for any number of samples.
+        Tensors that have the same size for any number of samples add only to the constant of the line.
         """
         graph = division.graph
         sections = [each for stage in division.stages for each in stage.sections]
@@ -291,7 +294,7 @@ def _notes(sampled: int, samples: int) -> tuple[str, ...]:
 
 
 def _session(graph: Graph, inputs: Sequence[str], outputs: Sequence[str], *, prepack: bool) -> Session:
-    """A session of all nodes. Without prepacking, it takes the large weights as inputs, because it copies the others."""
+    """A session of all nodes. Without prepacking, the large weights are its inputs, because a session copies all other weights."""
     nodes = range(len(graph.model.graph.node))
     fed = [] if prepack else feeds(graph, nodes)
     model, weights = submodel(graph, nodes, inputs, outputs, fed)
@@ -312,7 +315,7 @@ def _shard_bytes(division: Division, stage: GraphStage) -> tuple[float, float]:
 
 
 def _reads(head: float, body: float) -> tuple[float, ...]:
-    """The bytes of each request for a shard: the first one, then what is missing of each chunk of the body."""
+    """The bytes of each request for a shard: first the head, then the rest of each chunk of the body."""
     found = [min(HEAD_BYTES, head + body)]
     for start in np.arange(0.0, body, CHUNK_BYTES):
         end = head + min(start + CHUNK_BYTES, body)

@@ -1,4 +1,4 @@
-"""`Stages`: the work of the engine onnx. Each part is a stage of an ONNX model, or what one rank has of a stage that several share."""
+"""`Stages`: the work of the engine onnx. Each part is a stage of an ONNX model, or the share of one rank if several ranks share a stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from fsd_core.client.result import Result
 from fsd_core.client.stage_workload import StageWorkload
 from fsd_core.client.tensors import TensorResult, Tensors, fitted
-from fsd_core.client.work import Pieces
+from fsd_core.client.work import Cut, Pieces
 from fsd_core.codec import decode_tensors, encode_tensors
 from fsd_core.codec.named import DTYPES, FORM
 from fsd_core.driver import InvokeLimits
@@ -34,8 +34,8 @@ __all__ = ["StageBatches", "Stages", "stages_work"]
 
 RUNTIME_BYTES = 36 << 20  # memory of a worker for ONNX Runtime itself
 NODE_BYTES = 16 << 10  # of a session for each node: its own form of the graph
-READING_BYTES = CHUNK_BYTES  # beside the whole buffer of weights: once the last chunks arrive, no others are under way
-ENCODED = 2  # what crosses, and its encoded form, are in memory at the same time
+READING_BYTES = CHUNK_BYTES  # in addition to the buffer of all weights: when the last chunk arrives, no other chunk is under way
+ENCODED = 2  # a tensor that travels and its encoded form are in memory at the same time
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class StageBatches:
 class Stages:
     """The work on an ONNX model; see `fsd_core.client.work.Work`. ``tensors``: its inputs by name.
 
-    `Graph.no_batch` says why the model has no batch axis; `None`: axis 0 of each input and output is for samples.
+    If `Graph.no_batch` is `None`, axis 0 of each input and output is for samples. Else it says why the model has no batch axis.
     """
 
     engine: ClassVar = "onnx"
@@ -78,7 +78,7 @@ class Stages:
 
     @property
     def stages(self) -> list[GraphStage]:
-        """What each rank of a replica has."""
+        """The part of the model of each rank of a replica."""
         return self.division.stages
 
     @property
@@ -98,12 +98,12 @@ class Stages:
 
     @property
     def layers(self) -> int:
-        """The steps of all stages: one for each, and where ranks share a stage, one more behind each exchange."""
+        """The steps of all stages: one for each stage, and if ranks share a stage, one more after each exchange in it."""
         return self.division.steps
 
     @property
     def last(self) -> list[int]:
-        """The parts that make outputs of the model."""
+        """The parts that compute outputs of the model."""
         return [part for part, stage in enumerate(self.stages) if stage.outputs]
 
     @cached_property
@@ -117,7 +117,7 @@ class Stages:
         return self._sample_s * max(self.sizes())
 
     def sizes(self) -> list[int]:
-        """The samples of each micro-batch, whatever the memory. More of them pay where stages work at the same time for long enough."""
+        """The samples of each micro-batch, without regard to memory. With several stages, a run with enough work has more micro-batches."""
         stages = self.parallel.pipeline
         wanted = min(FILL * stages, self._sample_s * self.samples / self.parallel.data / PAYS_S) if stages > 1 else 1
         return cut_samples(self.samples, self.batch_size, self.parallel, max(1, int(wanted)))
@@ -133,8 +133,13 @@ class Stages:
         keep = memory is None or max(self._bytes(max(found), limits, prepack=True)) <= memory
         return StageBatches(found, [RankMemory(each, keep) for each in self._bytes(max(found), limits, prepack=keep)])
 
+    def needs(self, cut: Cut, limits: InvokeLimits, live: Sequence[float] | None) -> list[int]:
+        """The memory that each part is expected to need: what ``cut`` says."""
+        del limits, live  # they change nothing here
+        return [rank.bytes for rank in cut.ranks]
+
     def _too_large(self, memory: int, limits: InvokeLimits) -> str:
-        """Why functions of this memory do not hold one sample, by how much, and what does."""
+        """Why one sample does not fit into this memory, how much memory is missing, and what to change."""
         needed = self._bytes(1, limits, prepack=False)
         part = needed.index(max(needed))
         stage, over = self.stages[part], -((memory - needed[part]) >> 20)
@@ -149,12 +154,12 @@ class Stages:
         return f"{line}: expected {'more ranks of a stage' if shared else 'ranks that share it'} (tensor_parallel), or more memory"
 
     def _bytes(self, samples: int, limits: InvokeLimits, *, prepack: bool) -> list[int]:
-        """The predicted memory of each part for a micro-batch of so many samples."""
+        """The predicted memory of each part, in bytes, for a micro-batch of ``samples`` samples."""
         found = []
         for stage in self.stages:
             tensors = (stage.live_bytes + ENCODED * stage.passed_bytes) * samples
             nodes = sum(len(section.own) for section in stage.sections)
-            # The copy that a session makes of its weights becomes the form that multiplies faster, or goes away.
+            # A session copies its weights. With prepacking, the copy becomes the form that multiplies faster; without, it is freed.
             beside = stage.weight_bytes + tensors if prepack else max(stage.weight_bytes - stage.fed_bytes, tensors)
             own = stage.weight_bytes + max(beside, min(READING_BYTES, stage.weight_bytes)) + NODE_BYTES * nodes
             found.append(limits.process_bytes + RUNTIME_BYTES + own)
@@ -166,17 +171,17 @@ class Stages:
 
     @cached_property
     def workload(self) -> StageWorkload:
-        """What the planner asks of the model and its inputs."""
+        """The model and its inputs as the planner sees them."""
         return StageWorkload(self)
 
     def split(self, batches: Sequence[int]) -> Split:
-        """What the stages load, compute and send, with micro-batches of so many samples."""
+        """What the stages load, compute and send. ``batches``: the number of samples of each micro-batch."""
         return self.workload.split(self, batches)
 
     def divided(self, shape: Parallel) -> Stages:
-        """The same with another split. Raises `InputError` if it cannot be split so."""
+        """The work on the same model with the split ``shape``. Raises `InputError` if the model cannot be split like this."""
         if shape.data > 1 and self.graph.no_batch is not None:
-            raise InputError(f"samples cannot be computed apart: {self.graph.no_batch}")
+            raise InputError(f"samples cannot be computed separately: {self.graph.no_batch}")
         same = (shape.pipeline, shape.tensor) == (self.parallel.pipeline, self.parallel.tensor)
         division = self.division if same else divide_graph(self.graph, shape.pipeline, shape.tensor)
         return attrs.evolve(self, division=division, parallel=shape)
@@ -191,7 +196,7 @@ class Stages:
         from fsd_core.graph.submodel import forms
 
         stage, sections, models, weights = self.stages[part], list[Section](), list[bytes](), Tensors()
-        later = set(stage.outputs)  # what the rank needs once a section is sent
+        later = set(stage.outputs)  # the tensors that the rank still needs after a section
         for each in reversed(stage.sections):
             arrived = [name for names in each.receives.values() for name in names]
             reads = [*each.inputs, *arrived, *each.uses]
@@ -261,17 +266,19 @@ def stages_work(
     tensor: Any = None,
     batch_size: int | None = None,
 ) -> Stages:
-    """The work of an ONNX model on inputs by name. The numbers are those of `parallel`; without any, the run has one worker.
+    """The work of an ONNX model on inputs by name.
 
-    Runs the model on this machine for the first two samples. Raises `InputError` if an input does not fit, if the model cannot compute the
-    first sample, and if it cannot be split so.
+    ``workers``, ``data``, ``pipeline``, ``tensor``: those of `fsd_core.partition.parallel`. Without any of them, the run has one worker.
+
+    Runs the model on this machine for the first two samples. Raises `InputError` if an input does not fit, if ONNX Runtime cannot compute
+    the first sample, or if the model cannot be split like this.
     """
     given = fitted(graph, tensors)
     graph = attrs.evolve(graph, given=given)
     trial = graph.trial
     if trial.failed is not None:
         what = "the input" if graph.no_batch is not None else "the first sample of the input"
-        raise InputError(f"{graph.path}: ONNX Runtime does not compute {what}: {trial.failed}")
+        raise InputError(f"{graph.path}: ONNX Runtime cannot compute {what}: {trial.failed}")
     for each in graph.outputs:
         if each.name not in trial.tensors:
             raise InputError(f"{graph.path}: output {each.name!r} is no tensor of numbers: expected one of {', '.join(DTYPES)}")
@@ -286,7 +293,8 @@ def stages_work(
     if graph.no_batch is not None:
         for name, number in (("data_parallel", data), ("batch_size", batch_size)):
             if number not in (None, 1):
-                raise InputError(f"{name} {number}: the samples of {graph.path} cannot be computed apart: {graph.no_batch}: expected 1")
+                why = f"the samples of {graph.path} cannot be computed separately: {graph.no_batch}"
+                raise InputError(f"{name} {number}: {why}: expected 1")
         data = 1
     shape = parallel(workers, data, pipeline, tensor or 1)
     return Stages(

@@ -16,6 +16,7 @@ from fsd_core.client.outputs import MARK, check_output
 from fsd_core.client.result import Result
 from fsd_core.codec.named import DTYPES
 from fsd_core.common import arguments
+from fsd_core.common.amount import counted
 from fsd_core.common.files import replacing
 from fsd_core.common.home import expanded
 from fsd_core.errors import InputError
@@ -33,8 +34,8 @@ ONLY = ""  # the name of a tensor that the caller gives without one
 def open_tensors(inputs: Any) -> Tensors | None:
     """The arrays by name that a caller gives: a table of arrays, one array, or the path of an .npz or .npy.
 
-    One array without a name has the name `ONLY`. `None` if ``inputs`` are something else, as samples of rows may be. Raises `InputError` if
-    a file cannot be read, or if an array does not hold numbers.
+    One array without a name gets the name `ONLY`. Returns `None` if ``inputs`` has another form that the engine rows may take, as a scipy
+    matrix. Raises `InputError` if a file cannot be read, or if the dtype of an array is not one of numbers.
     """
     if isinstance(inputs, Mapping):
         return {str(name): _array(f"inputs[{name!r}]", value) for name, value in inputs.items() if not _is_mark(name, value)}
@@ -55,7 +56,7 @@ def open_tensors(inputs: Any) -> Tensors | None:
 
 
 def _is_mark(name: str, value: Any) -> bool:
-    """Whether an array is the text by which fsd knows its own files: the output of a run may be an input, or what another one expects."""
+    """Whether an array is the text that marks files of fsd: the output of a run may be the input or the expected output of another run."""
     return name == MARK and getattr(getattr(value, "dtype", None), "kind", "") == "U"
 
 
@@ -63,7 +64,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:  # rows of different lengths, and what other libraries raise
-        raise InputError(f"{name}: cannot be an array: {error}") from error
+        raise InputError(f"{name}: cannot be an array: {error}: expected an array, or nested lists of equal lengths") from error
     if array.dtype.name not in DTYPES:
         raise InputError(f"{name} of dtype {array.dtype}: expected one of {', '.join(DTYPES)}")
     return array
@@ -72,15 +73,16 @@ def _array(name: str, value: Any) -> NDArray[Any]:
 def fitted(graph: Graph, arrays: Tensors) -> Tensors:
     """The arrays in the order of the model's inputs, with their dtypes.
 
-    An array gets another dtype where that changes no value, so int32 may be given for int64. Raises `InputError`, which names the input,
-    what was given and what was expected, where an array does not fit.
+    Converts an array to the model's dtype if that changes no value, for instance int32 to int64. Raises `InputError` if an array does not
+    fit: it names the input, what was given and what was expected.
     """
     wanted = {each.name: each for each in graph.inputs}
     names = ", ".join(wanted)
     if set(arrays) == {ONLY}:
         if len(wanted) != 1:
             raise InputError(
-                f"{graph.path}: one array without a name: expected arrays for the inputs {names}, as numpy.savez writes them by name"
+                f"{graph.path}: one array without a name is given: expected an array for each input by name, {names}, "
+                "as numpy.savez writes them"
             )
         arrays = {next(iter(wanted)): arrays[ONLY]}
     if missing := [name for name in wanted if name not in arrays]:
@@ -105,7 +107,7 @@ def fitted(graph: Graph, arrays: Tensors) -> Tensors:
         if len(set(counts.values())) > 1:
             raise InputError(f"{graph.path}: the inputs have {counts} samples at axis 0: expected the same number")
         if not min(counts.values()):
-            raise InputError("inputs have no samples: expected at least one")
+            raise InputError(f"{graph.path}: the inputs have no samples: expected at least one")
     return found
 
 
@@ -116,7 +118,7 @@ def read_expected_tensors(path: Path, graph: Graph) -> Tensors:
     except InputError as error:
         raise InputError(f"expect {error}") from error
     if arrays is None:
-        raise InputError(f"expect {path}: is no .npz with arrays by name, and no .npy: expected one of these")
+        raise InputError(f"expect {path}: is neither an .npz with arrays by name nor an .npy: expected one of these")
     return _expected(f"expect {path}", arrays, [each.name for each in graph.outputs])
 
 
@@ -125,9 +127,9 @@ def _expected(where: str, arrays: Tensors, names: list[str]) -> Tensors:
         arrays = {names[0]: arrays[ONLY]}
     for name in arrays:
         if name not in names:
-            raise InputError(f"{where}: {name!r} is no output of the model: expected some of {', '.join(names)}")
+            raise InputError(f"{where}: {name!r} is no output of the model: expected arrays for some of the outputs {', '.join(names)}")
     if not arrays:
-        raise InputError(f"{where}: has no array: expected some of {', '.join(names)}")
+        raise InputError(f"{where}: has no array: expected one for some of the outputs {', '.join(names)}")
     return arrays
 
 
@@ -135,20 +137,20 @@ def _expected(where: str, arrays: Tensors, names: list[str]) -> Tensors:
 class TensorResult(Result):
     """The result of an ONNX model that ONNX Runtime computed: `output` has an array for each output of the model, by name.
 
-    ``layers`` are the stages of a replica; where ranks share a stage, the steps between their exchanges. ``neurons`` are the values of the
-    largest tensor of a sample. Everything else: see `Result`.
+    ``layers``: the number of stages of a replica; if ranks share a stage, its steps between exchanges count instead. ``neurons``: the
+    number of values of the largest tensor of a sample. All other fields: see `Result`.
     """
 
     @property
     def network(self) -> str:
         """The size of the model, for people."""
         stages, ranks = self.parallel["pipeline"], self.parallel["tensor"]
-        shared = f"{ranks} ranks each, {self.layers} steps" if ranks > 1 else "whole nodes"
-        return f"{stages} stage{'s' * (stages > 1)} of {shared}, tensors of up to {self.neurons} values"
+        shared = f"{ranks} ranks each, {counted(self.layers, 'step')}" if ranks > 1 else "whole nodes"
+        return f"{counted(stages, 'stage')} of {shared}, tensors of up to {counted(self.neurons, 'value')}"
 
     @property
     def output_nonzero_samples(self) -> int:
-        """Samples of which an output is not all zero. A model without a batch axis has one sample."""
+        """The number of samples with a nonzero value in an output. A model without a batch axis has one sample."""
         live = np.zeros(self.samples, bool)
         for array in self.output.values():
             if array.ndim and len(array) == self.samples:
@@ -169,18 +171,16 @@ class TensorResult(Result):
             write_npz(target, mark | self.output)
 
     def check(self, truth: Any) -> dict[str, int]:
-        """Raises `InputError`: a truth is for models of rows."""
-        raise InputError(
-            "truth: lists samples that end with a nonzero activation, for models that rows compute: expected check_values instead"
-        )
+        """Raises `InputError`: only a result of the engine rows has a truth. Use `check_values`."""
+        raise InputError("truth: the engine onnx computed this result: expected a result of the engine rows; use check_values instead")
 
     def check_values(self, expected: Any, rtol: float = 1e-4, atol: float = 1e-5) -> dict[str, float]:
-        """Compare outputs with the values that are expected.
+        """Compare outputs with expected values.
 
         ``expected``: arrays by the names of some outputs; one array if the model has one output; or the path of an .npz or .npy with them.
-        A value differs if its difference is larger than ``atol`` + ``rtol`` x the absolute expected value. Returns ``values``, the
-        number of all values; ``differing``, of those that differ; and ``largest``, the largest absolute difference. Raises `InputError`
-        for another name or shape.
+        A value differs if its difference is larger than ``atol`` + ``rtol`` x the absolute expected value. Returns ``values``, the number
+        of compared values; ``differing``, the number of values that differ; and ``largest``, the largest absolute difference. Raises
+        `InputError` if the model has no output of a name, if a shape is another one, or if the file cannot be read.
         """
         rtol, atol = (arguments.number(name, value, "a number of at least 0", lambda found: found >= 0) for name, value in
                       (("rtol", rtol), ("atol", atol)))  # fmt: skip
@@ -191,7 +191,7 @@ class TensorResult(Result):
         for name, wanted in _expected("expected", arrays, list(self.output)).items():
             got = self.output[name]
             if got.shape != wanted.shape:
-                raise InputError(f"expected {name!r} of shape {wanted.shape}: the output has shape {got.shape}")
+                raise InputError(f"the values for output {name!r} have shape {wanted.shape}: expected {got.shape}, the shape of the output")
             exact, found = wanted.astype(np.float64), got.astype(np.float64)
             with np.errstate(invalid="ignore"):
                 apart = np.where((exact == found) | (np.isnan(exact) & np.isnan(found)), 0.0, np.abs(found - exact))

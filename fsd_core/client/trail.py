@@ -1,7 +1,7 @@
-"""What a run leaves when it ends, also if it failed: its entry in the audit log of its app, its log and its record on this machine.
+"""Writes the traces of a run at its end, also if it failed: its entry in the audit log of its app, its log and its record on this machine.
 
-The entry is written after the answer and after the clean-up, so it makes no run longer until its answer. If it cannot be written, the run
-keeps its answer: the user gets a warning, and the record says why.
+The client writes the entry after the answer and after the clean-up, so that the entry does not delay the answer. If it cannot write the
+entry, the run keeps its answer: the user gets a warning, and the record says why.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ CALLER_S = {"done": 5.0, "failed": 2.0, "interrupted": 0.3}
 
 
 class Trail:
-    """The end of one run. ``objects``: the app's store, of the provider itself. ``lines``: what each rank said."""
+    """Writes the traces of one run.
+
+    ``objects``: the driver of the app's store, without injected faults and delays. ``lines``: the log lines of each rank, by rank.
+    """
 
     def __init__(self, job: Job, resources: Resources, objects: ObjectDriver, run: str) -> None:
         self.lines: dict[int, list[Any]] = {}
@@ -54,9 +57,9 @@ class Trail:
         self._run = run
 
     def done(self, result: Result, batches: list[int]) -> Result:
-        """Leave the traces of a run with an answer. Returns the result with what became of its entry.
+        """Write the traces of a run with an answer. Returns the result with `Result.audit` set.
 
-        ``batches``: the number of samples of each batch. Nothing here may fail: the answer is paid for.
+        ``batches``: the number of samples of each micro-batch. Never raises, so that the answer is not lost.
         """
         job, result = self._job, self._audited(result)
         about = {"engine": job.work.engine, "objective": job.objective, "seed": job.seed, "faults": job.faults, "batches": batches}
@@ -65,7 +68,7 @@ class Trail:
         return result
 
     def failed(self, error: BaseException, meter: Mapping[str, int]) -> None:
-        """Leave the traces of a run that ``error`` ended. ``meter``: what the client requested."""
+        """Write the traces of a run that ``error`` ended. ``meter``: the counts of the client's requests."""
         audit = None
         if self._job.audit_log:
             interrupted = not isinstance(error, Exception)
@@ -117,11 +120,11 @@ class Trail:
         try:
             marks.add(mark)
         except OSError as error:
-            warn(f"this client cannot remember entry {mark.number} of the audit log in {marks.file}: {error.strerror or error}")
+            warn(f"the mark of entry {mark.number} of the audit log cannot be written to {marks.file}: {error.strerror or error}")
         return {"entry": mark.number, "digest": mark.digest}
 
     def _entry(self, outcome: str, meter: Mapping[str, int], error: BaseException | None = None) -> dict[str, Any]:
-        """What every entry says. None of it is a secret: errors and notes may name paths, but credentials are masked."""
+        """The fields of every entry. They hold no secret: errors and notes may name paths, but credentials are masked."""
         job, names = self._job, self._resources.names
         return {
             "version": ENTRY_VERSION,
@@ -151,7 +154,7 @@ class Trail:
         return self._entry("done", result.meter) | {"output": {"digest": digest(result.output)}, "usd": usd}
 
     def _identity(self, seconds: float) -> str:
-        """As whom the cloud's services know the caller. Some SDKs ask a service or another program for it."""
+        """The name of the caller's account in the cloud. Some SDKs ask a service or another program for this name."""
         provider = self._job.provider
 
         def asked() -> str:
@@ -185,7 +188,7 @@ def _user() -> str:
 
 
 def _at_most(seconds: float, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of ``work``, or its error as a text; after so many seconds, or at an interrupt, that it is not known."""
+    """The result of ``work``, or its error as a text. After ``seconds``, or at an interrupt, an error that says that the wait has ended."""
     found: dict[str, Any] = {}
 
     def run() -> None:

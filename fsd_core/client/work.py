@@ -22,7 +22,7 @@ __all__ = ["Cut", "Pieces", "Work"]
 
 @attrs.frozen(eq=False)
 class Pieces:
-    """Objects to stage. ``build`` makes the one of a number; ``digest`` is that of all that they are made from."""
+    """Objects to stage. ``build(number)`` makes the object ``number``, from 0 to ``count`` - 1. ``digest``: a digest of their content."""
 
     digest: str
     count: int
@@ -34,7 +34,7 @@ class Cut(Protocol):
 
     @property
     def samples(self) -> list[int]:
-        """Of each micro-batch."""
+        """The number of samples of each micro-batch."""
 
     @property
     def predicted_bytes(self) -> int:
@@ -42,16 +42,16 @@ class Cut(Protocol):
 
     @property
     def ranks(self) -> Sequence[RankMemory]:
-        """How each part uses its memory."""
+        """The predicted memory of each part."""
 
 
 class Work(Protocol):
     """What a run computes. Parts are the ranks of a replica; all replicas have the same parts.
 
-    - ``engine``: who computes it. ``result``: the class of what the run returns.
-    - ``digest``: of the model. ``label``: how the model is divided, for people.
-    - ``given``: the samples, scipy CSR or arrays by name. ``samples``: their number.
-    - ``neurons``: of the largest layer. ``layers``: the steps of a micro-batch, each behind an exchange.
+    - ``engine``: the engine that computes it: rows or onnx. ``result``: the class of the result that the run returns.
+    - ``digest``: the digest of the model. ``label``: a text for people: how the model is divided.
+    - ``given``: the samples, scipy CSR or arrays by name. ``samples``: the number of samples.
+    - ``neurons``: the neurons of the largest layer. ``layers``: the number of steps of a micro-batch; an exchange separates two steps.
     - ``stage_s``: the estimated seconds in which the largest of several stages computes a micro-batch.
     - ``last``: the parts that write an output, ascending.
     """
@@ -82,27 +82,33 @@ class Work(Protocol):
     def batches(self, limits: InvokeLimits, provider: str) -> Cut:
         """Cut the samples into micro-batches that fit a function. Raises `InputError` if the memory does not hold one sample."""
 
+    def needs(self, cut: Cut, limits: InvokeLimits, live: Sequence[float] | None) -> list[int]:
+        """The memory that each part is expected to need, in bytes: what ``cut`` says, or less where a prediction knows more.
+
+        ``live``: the share of the samples that are live before each layer, and at the end; `None` if nobody knows.
+        """
+
     @property
     def workload(self) -> Workload:
         """The model and its samples as the planner sees them."""
 
     def split(self, batches: Sequence[int]) -> Split:
-        """What the parts load, compute and send, with micro-batches of so many samples: for a prediction."""
+        """What the parts load, compute and send, for a prediction. ``batches``: the number of samples of each micro-batch."""
 
     def shards(self) -> Pieces:
         """What each part needs of the model: one object for each part."""
 
     def inputs(self, batches: Sequence[int]) -> tuple[Pieces, list[list[int | None]]]:
-        """What the parts need of the samples, and the number of the object by batch and part; `None`: the part needs none.
+        """The samples that each part needs, as objects, and the number of the object by micro-batch and part; `None`: the part needs none.
 
-        ``batches``: the number of samples of each batch.
+        ``batches``: the number of samples of each micro-batch.
         """
 
     def slice(self, data: bytes, writer: int, samples: int) -> Any:
-        """Decode what part ``last[writer]`` wrote for a batch of ``samples`` samples. Raises `CodecError`."""
+        """Decode what part ``last[writer]`` wrote for a micro-batch of ``samples`` samples. Raises `CodecError` if it is damaged."""
 
     def assemble(self, slices: Sequence[Sequence[Any]], batches: Sequence[int], progress: Callable[[int, int], None]) -> Any:
-        """The output of the run from the slices of each batch, by writer.
+        """The output of the run. ``slices``: for each micro-batch, the slices by writer, in the order of ``last``.
 
-        ``progress`` is called with the number of batches done and of all batches.
+        ``progress`` is called with the number of micro-batches done and of all micro-batches.
         """

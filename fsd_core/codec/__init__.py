@@ -1,7 +1,7 @@
 """Encodes blocks of activations as bytes and decodes them again, without loss.
 
-A block that stands for itself (staged inputs, outputs) is encoded by `encode`. Between layers, an `Encoder` and a `Decoder` have the state
-of one micro-batch: which samples are live changes little from one step of a pair of ranks to the next, so only the difference travels. The
+`encode` encodes a block on its own (staged inputs, outputs). Between layers, an `Encoder` and a `Decoder` have the state of one
+micro-batch: which samples are live changes little from one step of a pair of ranks to the next, so only the difference travels. The
 first block of a micro-batch has the whole set, so a micro-batch can be sent again on its own. `encode_tensors` encodes the named tensors of
 ONNX models instead.
 """

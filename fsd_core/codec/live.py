@@ -9,15 +9,15 @@ from fsd_core.codec.parts import CodecError, Reader, compressed, number, packed,
 
 __all__ = ["pack_live", "unpack_live"]
 
-_ALL, _BITMAP, _GAPS, _CHANGES = 0, 1, 2, 4  # forms of the set; with _CHANGES it has the samples that are in one of both sets alone
-_SAME = number(_CHANGES | _GAPS) + number(0) + number(0) + compressed(b"")  # no sample is in one of both sets alone
+_ALL, _BITMAP, _GAPS, _CHANGES = 0, 1, 2, 4  # forms of the set; with _CHANGES it has the samples that are in exactly one of both sets
+_SAME = number(_CHANGES | _GAPS) + number(0) + number(0) + compressed(b"")  # both sets are equal
 
 
 def pack_live(live: NDArray[np.int32], samples: int, before: NDArray[np.int32] | None) -> bytes:
     """Encode ``live``, int32 (live,), ascending numbers of samples below ``samples``. ``before`` is the set of the step before, if any.
 
-    The set is written as a bitmap, or as the gaps between its numbers; or these numbers are those of the samples that are in ``live`` or
-    in ``before`` but not in both, if they are fewer.
+    It writes the numbers as a bitmap, or as the gaps between them. If fewer samples are in exactly one of ``live`` and ``before``, it
+    writes the numbers of these samples instead.
     """
     changed = None
     if before is not None:
@@ -36,7 +36,7 @@ def pack_live(live: NDArray[np.int32], samples: int, before: NDArray[np.int32] |
 
 
 def unpack_live(reader: Reader, samples: int, before: NDArray[np.int32] | None) -> NDArray[np.int32]:
-    """Decode what `pack_live` made. ``before`` is the set of the step before. Raises `CodecError` if the bytes are wrong."""
+    """Decode what `pack_live` made: int32 (live,). ``before`` is the set of the step before. Raises `CodecError` if the bytes are wrong."""
     form = reader.number(_CHANGES | _GAPS, "the form of the live samples")
     if form == _ALL:
         reader.end("the live samples")
@@ -61,7 +61,7 @@ def unpack_live(reader: Reader, samples: int, before: NDArray[np.int32] | None) 
     part.end("the live samples")
     if form & _CHANGES:
         if before is None:
-            raise CodecError("a difference to the step before: expected the whole set, because no step before is known")
+            raise CodecError("a difference to the step before: expected the whole set, because this is the first step")
         flags = flags != _flags(before, samples)
     return np.flatnonzero(flags).astype(np.int32)
 

@@ -29,7 +29,7 @@ _MOST = (1 << 31) - 1  # rows, samples, steps
 
 @attrs.frozen(eq=False)
 class Packed:
-    """A block whose activations are encoded: what all targets of the same rows share."""
+    """A block whose activations are encoded. A rank encodes them once for all targets of the same rows."""
 
     rows: int
     samples: int
@@ -48,7 +48,7 @@ class _Pair:
 def pack(block: Block) -> Packed:
     """Encode the activations of ``block``, which should be trimmed. Thread-safe."""
     rows, samples, live, values = block.rows, block.samples, block.live, [block.values]
-    del block  # if nobody else needs it, its memory is free once the values are copied
+    del block  # if no other code refers to it, its memory is free once the values are copied
     return Packed(rows, samples, live, pack_values(values.pop()))
 
 
@@ -72,7 +72,7 @@ class Decoder:
     def decode(self, source: int, data: bytes | memoryview, rows: int, samples: int) -> Block:
         """Decode the block that came from rank ``source``, as `decode` does.
 
-        Raises `CodecError` also if it is not the block of the source's next step. After an error, no block of this source can be decoded.
+        Also raises `CodecError` if the block is not that of the source's next step. After an error, no block of this source can be decoded.
         """
         return _decoded(data, rows, samples, self._pairs.setdefault(source, _Pair()))
 

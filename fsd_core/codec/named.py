@@ -1,8 +1,8 @@
-"""Named tensors as bytes, without loss: what crosses from one stage of an ONNX model to another, its inputs and its outputs.
+"""Named tensors as bytes, without loss: the inputs and outputs of an ONNX model, and what one of its stages sends to another.
 
 Layout: the number of this form (one byte); the CRC-32 of all other bytes, little-endian; the number of tensors; then for each its name,
 the number of its dtype, its axes and their sizes, and its values as planes: the first bytes of all values, then the second ones, and so on.
-A plane is a zstd frame where that is shorter: exponents and whole numbers become small so, the last digits of fractions do not.
+A plane is a zstd frame where that is shorter. Planes of exponents or of whole numbers become small, planes of the last digits do not.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["DTYPES", "FORM", "decode_tensors", "encode_tensors"]
 FORM = 1
 DTYPES = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64"),
-)  # at most 256, and only ever longer: their places are the numbers of the form
+)  # at most 256; new ones go to the end, because the place of a dtype is its number in the bytes
 _START = struct.Struct("<BI")
 _MOST = (1 << 35) - 1  # tensors, axes, bytes: what a number of the form can hold
 _MOST_AXES = 64  # of numpy
 
 
 def encode_tensors(tensors: Mapping[str, NDArray[Any]]) -> bytes:
-    """Encode arrays of any of `DTYPES` by name. Raises `ValueError` on another dtype."""
+    """Encode arrays and their names. Raises `ValueError` for a dtype that is not in `DTYPES`."""
     parts = [number(len(tensors))]
     for name, array in tensors.items():
         text = name.encode()
@@ -47,7 +47,7 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def decode_tensors(data: bytes | memoryview, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """Decode what `encode_tensors` made of tensors with exactly these names. Their arrays may be written to.
+    """Decode what `encode_tensors` made of tensors with exactly these names. The caller may change the arrays.
 
     Raises `CodecError` if ``data`` is damaged or has other names, before it allocates more than its header justifies.
     """

@@ -57,7 +57,7 @@ def compressed(body: bytes | memoryview) -> bytes:
 
 
 def compressed_together(size: int, pieces: Callable[[], Iterable[bytes]]) -> bytes:
-    """`compressed` of a body of ``size`` bytes that is made piece by piece, so that the memory never has all of it."""
+    """`compressed` of a body of ``size`` bytes that ``pieces`` yields piece by piece, so that the memory never holds the whole body."""
     writer = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=size)
     frame = [b"\1", *(writer.compress(piece) for piece in pieces()), writer.flush()]
     return b"".join(frame if sum(map(len, frame)) <= size else (b"\0", *pieces()))
@@ -74,7 +74,7 @@ class Reader:
     def of_compressed(cls, data: memoryview, most: int) -> Reader:
         """A reader of what `compressed` wrote. The content has at most ``most`` bytes."""
         if len(data) < 1 or data[0] > 1:
-            raise CodecError("a part begins with neither 0 nor 1: expected a plain or a compressed part")
+            raise CodecError(f"a part begins with {bytes(data[:1])!r}: expected byte 0 (a plain part) or 1 (a compressed part)")
         if not data[0]:
             return cls(data[1:])
         try:

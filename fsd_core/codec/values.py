@@ -28,11 +28,12 @@ from fsd_core.codec.parts import CodecError, Reader, compressed, compressed_toge
 
 __all__ = ["pack_values", "unpack_values"]
 
-_BASE, _BYTES, _PLANES, _APART = 1, 2, 4, 8  # _BYTES: a code takes a byte, although fewer bits would do
+_BASE, _BYTES, _PLANES, _APART = 1, 2, 4, 8  # _BYTES: a code takes a byte, although fewer bits are enough
 _FORMS = _BASE | _BYTES | _PLANES | _APART
 TRIAL = 1 << 14  # values that are compressed in each way
 CHUNKS = 8  # pieces of a large block that make up these values
 UNLIKE = 0.01  # a block is compressed as a whole in each way if this share of its values is unlike those of the sample
+PIECE = 1 << 16  # values that are looked up at a time: numpy makes positions of 8 bytes each
 PALETTE = 256
 FREQUENT = 1 / 16  # the share of a value that gets a place in a small palette
 FEW = 3  # places of a small palette
@@ -117,12 +118,19 @@ def _codes_read(part: Reader, palette: NDArray[np.uint32], floats: NDArray[np.ui
     codes = part.codes(width, size, "the codes")
     if int(codes.max(initial=0)) >= symbols:
         raise CodecError(f"code {codes.max()}: expected codes below {symbols}")
-    stored = np.append(palette, np.uint32(0)).astype(np.uint32)[codes]
-    if len(floats):
-        outside = np.flatnonzero(codes == len(palette))
-        if len(outside) != len(floats):
-            raise CodecError(f"{len(outside)} values outside of the palette: expected {len(floats)}")
-        stored[outside] = floats
+    table = np.append(palette, np.uint32(0)).astype(np.uint32)
+    if not len(floats):
+        return table[codes]
+    stored, used = np.empty(size, np.uint32), 0
+    for at in range(0, size, PIECE):
+        some = codes[at : at + PIECE]
+        outside = np.flatnonzero(some == len(palette))
+        own = floats[used : used + len(outside)]
+        stored[at : at + PIECE] = table[some]
+        stored[at + outside[: len(own)]] = own
+        used += len(outside)
+    if used != len(floats):
+        raise CodecError(f"{used} values outside of the palette: expected {len(floats)}")
     return stored
 
 
@@ -237,6 +245,9 @@ def _codes(stored: NDArray[np.uint32], palette: NDArray[np.uint32]) -> tuple[NDA
         for code, colour in enumerate(palette):
             codes[stored == colour] = code
     else:
-        codes = np.searchsorted(palette, stored).astype(np.uint8)
-        codes[palette[np.minimum(codes, len(palette) - 1)] != stored] = len(palette)
+        codes = np.empty(stored.size, np.uint8)
+        for at in range(0, stored.size, PIECE):
+            some, values = codes[at : at + PIECE], stored[at : at + PIECE]
+            some[:] = np.searchsorted(palette, values)
+            some[palette[np.minimum(some, len(palette) - 1)] != values] = len(palette)
     return codes, stored[codes == len(palette)] if len(palette) < PALETTE else stored[:0]

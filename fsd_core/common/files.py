@@ -1,6 +1,6 @@
-"""Files that a command or a call writes when it ends. It checks their paths before it starts, and never replaces a file of others.
+"""Files that a command or a call writes when it ends. It checks their paths before it starts, and never replaces a file of another program.
 
-To open a pipe waits for its other end, perhaps without end: no function here opens anything but a regular file.
+Opening a pipe may wait forever for a program at its other end, so no function here opens anything but a regular file.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ HEAD_BYTES = 1024
 def check_file(name: str, path: Path, mark: str) -> None:
     """Raise `InputError` unless `write_file` can write ``path``.
 
-    It can if ``path`` does not exist, or if it is a file that fsd made: its first `HEAD_BYTES` bytes hold the text ``mark``. ``name`` is
-    the argument that errors name.
+    `write_file` can if ``path`` does not exist, or is a file that fsd made: its first `HEAD_BYTES` bytes hold the text ``mark``. ``name``
+    is the argument that errors name.
     """
     try:
         if os.path.lexists(path):
@@ -47,7 +47,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The bytes of a regular file of at most ``most`` bytes. Raises `FileNotFoundError`, and `InputError` for all other errors."""
+    """The bytes of a regular file. Raises `FileNotFoundError`, and `InputError` for all other errors and for more than ``most`` bytes."""
     try:
         with open_regular(path) as file:
             data = file.read(most + 1)
@@ -56,7 +56,7 @@ def read_regular(path: Path, most: int) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(data) > most:
-        raise InputError(f"{path}: is larger than {most >> 20} MiB: expected the file of a run")
+        raise InputError(f"{path}: is larger than {most >> 20} MiB: expected a file that fsd wrote")
     return data
 
 

@@ -29,7 +29,7 @@ _DATA = ("graph-*", "weights-*")
 
 @attrs.frozen
 class Format:
-    """A kind of folder. The manifest has the entries ``format``, which is ``name``, and ``version``. ``what``: what errors call it."""
+    """A kind of folder. Its manifest has the entries ``format``, which is ``name``, and ``version``. ``what`` is its name in errors."""
 
     name: str
     version: int
@@ -52,10 +52,10 @@ class Format:
         return found
 
     def save(self, folder: Path, write: Callable[[Path], tuple[dict[str, Any], set[str]]]) -> None:
-        """Write a folder, or replace one of this format and version.
+        """Write ``folder``, or replace it if it has this format and version.
 
         ``write`` gets a folder, writes the data files into it, and returns the entries of the manifest and the names of these files. Raises
-        `InputError` if ``folder`` exists and is anything else, or cannot be written.
+        `InputError` if ``folder`` exists and has no such manifest, or cannot be written.
         """
         replaces = os.path.lexists(folder)
         if replaces:

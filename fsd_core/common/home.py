@@ -55,7 +55,7 @@ def made(folder: Path) -> Path:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise
-        raise InputError(f"FSD_HOME: cannot make {folder}: {error.strerror}; set FSD_HOME to a folder that you can write to") from error
+        raise InputError(f"FSD_HOME: cannot make {folder}: {error.strerror}: set FSD_HOME to a folder that you can write to") from error
     return folder
 
 

@@ -1,6 +1,6 @@
 """A file of log lines that outlives the process which writes them: if a function is killed, its host passes the lines to the run.
 
-The file is in memory where the system can. It belongs to one function, and the host closes it after the end of the function.
+The host makes the file for one function, in memory if the system can do this, and closes it after the end of the function.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from fsd_core.common.logs import LIMIT_BYTES, Journal, Line, MirroredLines
 
 __all__ = ["LogFile", "read"]
 
-FULL_BYTES = 4 * LIMIT_BYTES  # the file is then written anew, with the lines that a journal keeps
+FULL_BYTES = 4 * LIMIT_BYTES  # at this size, the file is replaced by the lines that a journal keeps
 
 
 class LogFile(logging.Handler):
-    """Appends each line to the file at this descriptor as one line of JSON. Errors go to standard error too."""
+    """Appends each line to the file at this descriptor, as one line of JSON. Writes lines of level error to standard error too."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class LogFile(logging.Handler):
             line = Line.of(record)
             self._journal.add(line)
             self._write(_packed([line.packed()]))
-        except Exception:  # the memory is full: a line that is lost costs less than the work that wrote it
+        except Exception:  # the memory is full: to lose a line is better than to end the work
             self._journal.dropped += 1
         if record.levelno >= logging.ERROR:
             self._errors.handle(record)

@@ -102,7 +102,7 @@ class Journal(logging.Handler):
         """Keep the line of a record. Never raises."""
         try:
             self.add(Line.of(record))
-        except Exception:  # a line that is lost costs less than the work that wrote it
+        except Exception:  # to lose a line is better than to end the work
             self.dropped += 1
 
     def add(self, line: Line) -> None:
@@ -137,7 +137,7 @@ class Journal(logging.Handler):
 
 
 class MirroredLines(logging.Handler):
-    """Writes each line, after ``prefix``, to standard error as it is at that moment."""
+    """Writes ``prefix`` and each line to standard error: to the object that is ``sys.stderr`` when the line is written."""
 
     def __init__(self, prefix: str = "") -> None:
         super().__init__()
@@ -150,20 +150,20 @@ class MirroredLines(logging.Handler):
             sys.stderr.flush()
 
 
-# Python writes warnings of a logger that no program handles to standard error: those of a library would mix with its user's own output.
+# Without a handler, Python writes the warnings of a logger to standard error, where they would mix with the output of the program.
 logging.getLogger(CORE).addHandler(logging.NullHandler())
 _changing = threading.Lock()
 
 
 def include(module: str) -> None:
-    """Count the lines of a provider's package, that of ``module``, as those of this project, from the next `set_level` or block on."""
+    """Treat log lines of the package of ``module`` like those of this project, from the next `set_level`, `kept` or `shown` on."""
     _packages.add(module.partition(".")[0])
 
 
 def set_level(level: str, libraries: int = logging.WARNING) -> Mapping[str, int]:
-    """Let lines pass: those of this project from ``level`` on, those of libraries from ``libraries`` on.
+    """Set which lines loggers pass on: those of this project from ``level`` on, those of libraries from ``libraries`` on.
 
-    Returns the levels before, by logger.
+    ``level`` is one of `LEVELS`, ``libraries`` a number of `logging`. Returns the earlier levels of these loggers, by name.
     """
     with _changing:
         names = {"": libraries, **dict.fromkeys(sorted(_packages), _NUMBERS[level])}
@@ -189,9 +189,9 @@ def _attached(handler: logging.Handler, level: str, libraries: int = logging.WAR
 
 @contextlib.contextmanager
 def kept(journal: Journal) -> Iterator[None]:
-    """Within the block, ``journal`` gets the lines of this process, at info until `set_level`.
+    """Within the block, ``journal`` gets the lines of this process: from level info on, until `set_level` sets another level.
 
-    If nobody else handles the lines, they go to standard error too: platforms keep it as the function's log.
+    If no other handler gets the lines, they go to standard error too, which platforms keep as the function's log.
     """
     present = (*logging.getLogger().handlers, *logging.getLogger(CORE).handlers)
     with contextlib.ExitStack() as stack:

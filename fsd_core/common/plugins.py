@@ -25,7 +25,7 @@ OWN = "fsd-inference"  # the package of fsd itself
 
 
 def entries(group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group by name, ascending. If two packages have one of the same name, the first on the path counts."""
+    """The entry points of a group by name, ascending. If two packages use the same name, the first package on ``sys.path`` counts."""
     folders = map(os.path.abspath, sys.path)  # "" is the working folder
     return dict(_entries(group, tuple((folder, _changed(folder)) for folder in folders)))
 
@@ -55,9 +55,10 @@ def owner(entry: EntryPoint) -> str:
 
 
 def needs(provider: str) -> dict[str, str]:
-    """The packages that a provider needs, and for each what pip installs them by, from the metadata of the provider's package.
+    """The packages that a provider needs, and for each the name to give to pip, from the metadata of the provider's package.
 
-    A package with an extra of the provider's name needs what this extra names; another one needs all that it names, besides fsd itself.
+    If the package has an extra with the provider's name, these are the requirements of the extra. Otherwise they are all requirements of
+    the package, without fsd itself.
     """
     entry = entries(PROVIDERS).get(provider)
     if entry is None or entry.dist is None:
@@ -71,16 +72,16 @@ def needs(provider: str) -> dict[str, str]:
 
 
 def files(folder: str, provider: str | None = None) -> dict[str, Path]:
-    """The TOML files in ``folder`` of each provider's package, or of one provider's, by their names without suffix, ascending.
+    """The TOML files in ``folder`` of the packages of all providers, or of one ``provider``, by their names without suffix, ascending.
 
-    A package that cannot be found has no files; nothing is imported but the parents of a package. If several packages have a file of the
-    same name, it is the first of `holders`.
+    A package that cannot be found has no files. This function imports only the parents of a package. If several packages have a file of
+    the same name, it returns the first one that `holders` returns.
     """
     return {name: next(iter(paths)) for name, paths in holders(folder, provider).items()}
 
 
 def holders(folder: str, provider: str | None = None) -> dict[str, dict[Path, EntryPoint]]:
-    """As `files`, but all files of a name, each with an entry point of its package: several if packages use the same name."""
+    """As `files`, but for each name all files, each with an entry point of its package: several if several packages use the name."""
     found: dict[str, dict[Path, EntryPoint]] = {}
     for name, entry in entries(PROVIDERS).items():
         if provider in (None, name):

@@ -1,4 +1,4 @@
-"""Files of figures in TOML: those that come with the packages of providers, by their names, and a user's own, by their paths."""
+"""Reads files of figures in TOML: files of the providers' packages by their names, and files of the user by their paths."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ __all__ = ["load"]
 
 
 def load(what: str, name: str | Path, folder: str) -> tuple[str, dict[str, Any]]:
-    """The path and the content of the file of this name in a provider's ``folder``, see `fsd_core.common.plugins.files`. A text that
-    contains a ``/`` or ends in ``.toml``, and any `Path`, is a path.
+    """The path and the content of a file: the one called ``name`` in the ``folder`` of a provider's package, or the one at a path.
 
-    ``what`` is for error lines, for instance "tariff". Raises `InputError` on an unknown name, with the nearest known one, on a name that
-    files of several packages have, and on a file that cannot be read or is not TOML.
+    A text that contains a ``/`` or ends in ``.toml``, and any `Path`, is a path. ``what`` is for error lines, for instance "tariff". Raises
+    `InputError` on an unknown name, on a name that files of several packages have, and on a file that cannot be read or is not TOML.
     """
     if isinstance(name, Path) or "/" in name or name.endswith(".toml"):
         file = expanded(name)
     elif (known := plugins.holders(folder)) and name in known:
         file, *others = known[name]
-        if others:  # figures of another package than the one meant would be wrong unnoticed
+        if others:  # nobody would notice that the figures come from the wrong package
             packages = " and ".join(map(plugins.owner, known[name].values()))
             raise InputError(
-                f"{what} {name!r}: the packages {packages} have a file of this name: expected only one: remove the other package, or give "
+                f"{what} {name!r}: the packages {packages} have a file of this name: expected one package: remove the other, or give "
                 f"the path of a file: {', '.join(map(str, known[name]))}"
             )
     else:

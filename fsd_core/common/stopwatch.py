@@ -1,8 +1,8 @@
 """Measures how many seconds a worker spends in each phase, as sums and as a timeline of at most `CELLS` cells.
 
-Where more workers than processors share a machine, a worker is often ready to go on while another one has the processor. A phase would seem
-to take as long as all workers together. So the system's count of this time is measured apart: a function with a processor of its own has
-none of it, and a phase takes there what it takes here without it.
+If a machine has more workers than processors, a worker often waits for a processor that another worker uses. With this time, a phase would
+seem to take as long as the phases of all workers together. So the time without a processor is counted separately, by the operating system.
+A function in a cloud has its own processor: a phase takes there as long as it takes here without that time.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FIRST_CELL_S = 0.001
 
 
 class Starved:
-    """A clock of the seconds in which the thread that made it was ready to go on, but had no processor.
+    """Counts the seconds in which the thread that made this object could run, but had no processor.
 
-    It stands still on a system that does not count them: Linux does, in ``/proc/thread-self/schedstat`` (man 5 proc).
+    Linux counts them in ``/proc/thread-self/schedstat`` (man 5 proc). On other systems the count is always 0.
     """
 
     def __init__(self) -> None:
@@ -51,9 +51,9 @@ class Starved:
 class Stopwatch:
     """Adds time to the phase that the last call of `enter` started. Starts in phase "other" when it is constructed. Not thread-safe.
 
-    ``seconds`` has the sum of each phase up to the last call of `enter`, without the time in which the thread had no processor; ``starved``
-    has this time, of all phases together. The timeline includes it. ``clock`` returns the time in seconds, ``waits`` the seconds without
-    a processor so far.
+    ``seconds`` has the seconds of each phase up to the last call of `enter`, without the time in which the thread had no processor.
+    ``starved`` has the seconds without a processor in all phases together. The timeline includes them. ``clock`` returns the time in
+    seconds, ``waits`` the seconds without a processor so far.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, waits: Callable[[], float] = lambda: 0.0) -> None:

@@ -19,7 +19,7 @@ __all__ = ["Bill", "Line", "bill"]
 
 @attrs.frozen
 class Line:
-    """The quantity of one SKU, in units of its price, and its cost. ``otherwise_usd`` differs if the price has low confidence."""
+    """The quantity of one SKU, in units of its price, and its cost. ``otherwise_usd``: the cost by ``Price.otherwise`` if it has one."""
 
     price: Price
     quantity: float
@@ -36,7 +36,7 @@ class Line:
 class Bill:
     """A line for each price whose quantity is above 0, in the order of the tariff.
 
-    ``apart``: the monthly charges of the services that the run used. The total does not include them.
+    ``apart``: the monthly charges of the services that the run used. `total_usd` does not include them.
     """
 
     tariff: Tariff
@@ -50,7 +50,7 @@ class Bill:
 
     @property
     def otherwise_usd(self) -> float:
-        """The sum of the lines, in USD, with ``otherwise`` in place of every price of low confidence."""
+        """The sum of the lines, in USD, if all prices of low confidence are wrong: then ``Price.otherwise`` replaces them."""
         return math.fsum(line.otherwise_usd for line in self.lines)
 
     @property
@@ -60,7 +60,7 @@ class Bill:
 
     @property
     def otherwise(self) -> str:
-        """The condition, in words, under which the run costs `otherwise_usd`; empty if this equals `total_usd`."""
+        """A text for people: the condition under which the run costs `otherwise_usd`; empty if that equals `total_usd`."""
         prices = (line.price for line in self.lines if line.usd != line.otherwise_usd)
         return " and ".join(f"{price.sku} costs {price.otherwise:g} USD, not {price.usd:g}" for price in prices)
 

@@ -101,8 +101,8 @@ def _vcpu_seconds(usage: Usage, rule: FunctionRule) -> float:
     return 0.0 if usage.memory_mb is None else rule.seconds(usage) * rule.vcpu(rule.memory_mb(usage.memory_mb))
 
 
-# Functions of a usage, the platform's rule, and the fewest bytes that a request is billed as. A request is at least one unit, and a unit
-# at least one message, on every service: so a quantity is the largest of these counts.
+# Functions of a usage, the platform's rule, and the smallest number of bytes that a request is billed as. On every service, a request is at
+# least one unit, and a unit is at least one message: so a quantity is the largest of these counts.
 QUANTITIES: Mapping[str, Callable[[Usage, FunctionRule, float], float]] = {
     "publish_units": lambda usage, rule, min_bytes: _publish_units(usage),
     "topic_units": lambda usage, rule, min_bytes: _topic_units(usage),  # of publish_units, those through a topic

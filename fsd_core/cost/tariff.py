@@ -42,7 +42,7 @@ class Price:
     confidence: str = key(CONFIDENCE)
     counts: tuple[str, ...] = key(COUNTS, default=())  # names of `QUANTITIES`, which are added up
     per: float = key(POSITIVE, default=1.0)  # how much of these makes one unit
-    min_bytes: float = key(AMOUNT, default=0.0)  # the fewest bytes that a request is billed as
+    min_bytes: float = key(AMOUNT, default=0.0)  # a request is billed as at least this many bytes
     free: float = key(AMOUNT, default=0.0)  # units a month that cost nothing, in a bill with free tiers
     otherwise: float = key(AMOUNT, default=0.0)  # only with low confidence: the USD of a unit if ``usd`` is wrong
     apart: bool = key(
@@ -93,7 +93,7 @@ class _File:
     provider: str = key(text())
     region: str = key(text())
     as_of: str = key(DATED)
-    default: bool = key(boolean(), default=False)  # the tariff of a run that names none, if the package has several of its provider
+    default: bool = key(boolean(), default=False)  # whether a run that names no tariff uses this one, if the package has several
     function: Mapping[str, Any] = key(table("a table, [function]"))
     server: Mapping[str, Any] | None = key(nullable(table("a table, [server]")), default=None)
     price: list[Mapping[str, Any]] = key(Kind("tables, [[price]]", listed(table()).holds))
@@ -105,8 +105,10 @@ def names() -> list[str]:
 
 
 def default_tariff(provider: str) -> str | None:
-    """The name of the tariff for a provider's runs if the user names no tariff: in the provider's package the one with ``default = true``,
-    else the first. `None` if the package has no tariff of the provider. Raises `InputError` if another package has a tariff of that name.
+    """The name of the tariff for a provider's runs if the user names no tariff; `None` if the provider's package has no tariff.
+
+    If the package has several tariffs, it is the one with ``default = true``, else the first. Raises `InputError` if another package has a
+    tariff of the same name.
     """
     own = {name: content for name in plugins.files(_FOLDER, provider) if (content := shipped.load("tariff", name, _FOLDER)[1])}
     mine = [name for name, content in own.items() if content.get("provider") == provider]
@@ -125,10 +127,10 @@ def load(name: str | os.PathLike[str]) -> Tariff:
 
 
 def tariff_of_run(provider: str, tariff: Tariff | str | os.PathLike[str] | None = None) -> Tariff | None:
-    """The tariff of a run on ``provider``: ``tariff``, else the default one; `None` if its package has no tariff.
+    """The tariff of a run on ``provider``: ``tariff``, else the default tariff; `None` if the provider's package has no tariff.
 
-    Raises `InputError` on a tariff of another provider, unless the provider of the run bills nothing: a run packs its requests to suit the
-    prices of its own provider, so a bill by another provider's prices would be misleading.
+    Raises `InputError` on a tariff of another provider, because a run packs its requests for the prices of its own provider. A run on a
+    provider whose prices are all 0 may use any tariff.
     """
     own = default_tariff(provider)
     wanted = own if tariff is None else tariff
@@ -173,7 +175,7 @@ def _price(found: Mapping[str, Any], where: str) -> Price:
     where += f"({found.get('service')} {found.get('sku')}) "
     price = read(Price, found, where)
     if price.confidence == "low" and "otherwise" not in found:
-        raise InputError(f"{where}otherwise: is missing: expected the price of a unit if usd is wrong, because the confidence is low")
+        raise InputError(f"{where}otherwise: is missing, but confidence = low: expected the price that holds if usd is wrong")
     if price.confidence != "low" and "otherwise" in found:
         raise InputError(f"{where}otherwise = {price.otherwise:g}: expected only with low confidence, but confidence = {price.confidence}")
     if bool(price.counts) == price.apart:

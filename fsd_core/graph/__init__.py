@@ -1,4 +1,4 @@
-"""ONNX models: what an ONNX file holds, checked and with its constants folded; its figures; the folder in which it is kept.
+"""ONNX models: opens and checks ONNX files, folds their constants, computes their figures, divides them, and stores imported models.
 
 Only the client imports this room. Its modules import the packages onnx and onnxruntime when they are called.
 """

@@ -1,7 +1,8 @@
 """Divides nodes with large weights by the columns of their output, so that ranks share them.
 
-Each rank has some columns of the weights and makes the same columns of the output; a Concat joins them. A column is the same sum of the
-same products as in the whole node. Nodes inside If, Loop and Scan, quantised operators and grouped convolutions stay whole.
+Each rank has some columns of the weights and computes the same columns of the output; a Concat joins the columns of all ranks. Each column
+is the same sum of the same products as in the whole node. Nodes inside If, Loop and Scan, quantised operators and grouped convolutions
+stay whole.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["Columns", "Piece", "divide", "divisible"]
 
 @attrs.frozen
 class Columns:
-    """The columns of a node: their ``count``, and their axis in the output, and in the weights by place among the node's inputs."""
+    """The columns of a node: their ``count``, their ``axis`` in the output, and their axis in each of its ``weights``, by input."""
 
     count: int
     axis: int
@@ -32,9 +33,10 @@ class Columns:
 
 @attrs.frozen
 class Piece:
-    """What a node of a divided graph is: node ``number`` of the whole graph, ``rank``'s columns of it, or what joins the columns.
+    """Describes a node of a divided graph. It comes from node ``number`` of the whole graph.
 
-    ``share``: of the columns; 1 for a whole node, 0 for the one that joins.
+    ``rank``: the node computes the columns of this rank; `None`: it computes the whole node, or joins the columns if ``joins``. ``share``:
+    the share of the columns that it computes: 1 for a whole node, 0 for a node that joins.
     """
 
     number: int
@@ -44,7 +46,7 @@ class Piece:
 
 
 def divisible(graph: Graph) -> dict[int, Columns]:
-    """The nodes that can be divided, by number: MatMul, Gemm, Conv and Gather whose weights have at least two columns."""
+    """The columns of the nodes that can be divided, by number of the node: MatMul, Gemm, Conv and Gather with at least two columns."""
     shapes = {each.name: tuple(each.dims) for each in graph.model.graph.initializer if each.data_type in NATIVE}
     tensors, varying = graph.trial.tensors, set(makers(graph).values())
     found = {}
@@ -81,7 +83,7 @@ def _conv(node: Any, shapes: Shapes) -> Columns | None:
 
 
 def _gather(node: Any, shapes: Shapes) -> Columns | None:
-    """A table of at least two axes: each rank has some columns of all its rows, so that any index is in each part."""
+    """The columns of a table of at least two axes. Each rank has some columns of all rows, so that every rank has every index."""
     table = shapes[0]
     if table is None or len(table) < 2 or attributes(node).get("axis", 0) % len(table) != 0:
         return None
@@ -104,10 +106,10 @@ _COLUMNS = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv, "Gather": _gather}
 
 
 def divide(graph: Graph, edges: Mapping[int, Sequence[int]]) -> tuple[Graph, list[Piece]]:
-    """A graph in which some nodes are divided, with its trial, and what each of its nodes is.
+    """Divide some nodes of ``graph``. Returns the divided graph, with its trial, and a `Piece` for each of its nodes.
 
-    ``edges``: by number of a node that is `divisible`, the first column of each rank, ascending, and the number of columns. A rank without
-    columns gets no node. The weights of a rank are views of the whole ones.
+    ``edges``: for each node to divide, by its number in `divisible`: the first column of each rank, ascending, then the number of columns.
+    A rank without columns gets no node. The weights of a rank are views of the whole weights.
     """
     columns = divisible(graph)
     model = type(graph.model)()
@@ -166,7 +168,7 @@ class _Maker:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """A name that is not ``taken``, and is from now on."""
+    """A name that is not in ``taken``. Adds it to ``taken``."""
     while name in taken:
         name += "'"
     taken.add(name)

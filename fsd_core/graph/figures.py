@@ -1,4 +1,4 @@
-"""What an ONNX model costs: weights, multiply-adds and bytes by operator, and what would cross each place where it can be cut."""
+"""The figures of an ONNX model: weights, multiply-adds and bytes by node, and the tensors that cross each place where it can be cut."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ Shape = Sequence[int]
 
 @attrs.frozen
 class NodeCost:
-    """What one node costs for one sample."""
+    """The figures of one node for one sample."""
 
     name: str
     operator: str
     weight_bytes: int  # of the weights that no earlier node reads, and ``inner_bytes``
     inner_bytes: int  # of the constants inside its subgraphs
-    multiply_adds: int | None  # `None`: not known; 0 for an operator that has none, which stands for all that is not linear algebra
+    multiply_adds: int | None  # `None`: not known; 0 for all operators that are not linear algebra
     output_bytes: int | None  # `None`: not known
 
 
 @attrs.frozen
 class Cut:
-    """What crosses a cut behind the first ``nodes`` nodes, for one sample. Inputs, outputs and weights do not cross."""
+    """A place to cut a model into two parts: after the first ``nodes`` nodes. The figures are for one sample.
+
+    ``tensors``: the tensors that cross the cut: the first part computes them and the second part reads them. Inputs, outputs and weights
+    do not cross.
+    """
 
     nodes: int
     name: str  # of the last node before the cut
@@ -72,7 +76,7 @@ def weight_sizes(graph: Graph) -> dict[str, int]:
 
 
 def makers(graph: Graph) -> dict[str, int]:
-    """The number of the node that makes a tensor, by name, for each tensor that depends on an input or on chance."""
+    """By name of a tensor: the number of the node that computes it. Only tensors that depend on an input or on random numbers."""
     varying = {each.name for each in graph.inputs}
     made: dict[str, int] = {}
     for number, node in enumerate(graph.model.graph.node):
@@ -98,7 +102,7 @@ def _inner_bytes(graph: Any) -> int:
 
 
 def _multiply_adds(node: Any, shapes: dict[str, Shape]) -> int | None:
-    """The multiplications of a node for one sample, each with its addition. `None` where a shape that counts is not known."""
+    """The multiply-adds of a node for one sample. `None` if a shape that decides their number is not known."""
     if any(True for _ in subgraphs(node)):
         return None  # which branch runs, and how often, depends on the input
     count = _COUNTS.get(node.op_type)
@@ -156,10 +160,10 @@ _COUNTS: dict[str, Callable[[Any, list[Shape], Shape], int]] = {
 
 
 def cuts(graph: Graph, costs: Sequence[NodeCost]) -> list[Cut]:
-    """What crosses behind each node except the last, in order. ``costs``: of `node_costs`.
+    """The cuts after each node except the last, in order. ``costs``: from `node_costs`.
 
-    A tensor crosses from the node that makes it to the last one that reads it. What depends on weights alone does not cross: each stage
-    that reads it computes it.
+    A tensor crosses all cuts from the node that computes it to the last node that reads it. A tensor that depends on weights alone does not
+    cross a cut: each stage that reads this tensor computes it.
     """
     nodes, tensors, made = graph.model.graph.node, graph.trial.tensors, makers(graph)
     last: dict[str, int] = {}
@@ -182,16 +186,20 @@ def cuts(graph: Graph, costs: Sequence[NodeCost]) -> list[Cut]:
 
 
 def describe_graph(graph: Graph) -> dict[str, Any]:
-    """A summary of an ONNX model, as values that JSON can hold. Tries the model on this machine with one sample and with two.
+    """A summary of an ONNX model, as values that JSON can hold. Runs the model on this machine with one sample and with two.
 
     - ``format`` ("onnx"), ``name``, ``opsets`` (version by domain), ``ir_version``, ``producer``, ``digest``.
     - ``inputs``, ``outputs``: each a ``name``, ``dtype`` and ``shape`` for one sample; `None` in the shape of an input is the batch axis.
-    - ``batch_axis``: 0, or `None` with ``no_batch``, the reason. ``trial``: why this trial failed, or `None`.
-    - ``nodes``; ``weights`` (``tensors`` and ``bytes``); ``multiply_adds`` of one sample, without those of ``uncounted`` nodes, whose
+    - ``batch_axis``: 0; or `None`, and ``no_batch`` says why. ``trial``: why the run on this machine failed, or `None`.
+    - ``nodes``, their number; ``weights`` (``tensors`` and ``bytes``); ``multiply_adds`` of one sample, without ``uncounted`` nodes, whose
       shapes or loops are not known.
     - ``types``: by operator, most multiply-adds first: ``operator``, ``nodes``, ``multiply_adds``, ``weight_bytes``, ``output_bytes``.
-    - ``largest``: the node with most weights, or the one with most multiply-adds if no node has weights, like a row of ``nodes``.
-    - ``cuts``: see `Cut`, one behind each node except the last.
+    - ``largest``: the node with the most bytes of weights, or with the most multiply-adds if no node has weights: ``name``, ``operator``,
+      ``weight_bytes``, ``inner_bytes`` (constants in its subgraphs), ``multiply_adds``, ``output_bytes``.
+    - ``cuts``: a place to cut the model after each node except the last: ``nodes`` before the cut, ``name`` and ``operator`` of the last of
+      them, ``tensors`` and ``bytes`` that cross, ``work`` and ``load`` (shares of the multiply-adds and of the weights before the cut).
+
+    Raises `InputError` if ``graph`` is not a `Graph`, or if ONNX Runtime does not take the model.
     """
     arguments.instance("graph", graph, Graph)
     costs, trial, model = node_costs(graph), graph.trial, graph.model

@@ -1,6 +1,6 @@
-"""Folds the constants of a model: what depends on no input is computed once, here, and becomes weights; what no output needs goes away.
+"""Folds the constants of a model: computes nodes that depend on no input once, here, and makes their results weights. Removes unused nodes.
 
-Exporters write weights and shapes as nodes. Left in place, a cut of the model would send them from worker to worker.
+Exporters write weights and shapes as nodes. If these nodes stayed, workers would send their results to each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fsd_core.graph.read import add_weights
 
 __all__ = ["fold", "infer"]
 
-_SMALL_BYTES = 1 << 16  # a folded tensor may be this large, or as large as what it is computed from: folding must not inflate a model
+_SMALL_BYTES = 1 << 16  # a folded tensor may have this size or the size of the inputs of its node: folding must not inflate a model
 
 
 def fold(model: Any, weights: dict[str, NDArray[Any]], where: str) -> None:
@@ -47,7 +47,7 @@ def infer(model: Any, where: str) -> Any:
 
 
 def _named(model: Any, error: Exception, where: str) -> InputError:
-    """The error of shape inference, with the node, its operator and opset in front where the error names the node."""
+    """The error of shape inference. If the error names a node, it begins with the label of this node."""
     text = " ".join(str(error).split()).replace("[ShapeInferenceError] ", "").replace("Inference error(s): ", "")
     for number, node in enumerate(model.graph.node):
         start = f"(op_type:{node.op_type}, node name: {node.name}): "
@@ -57,7 +57,7 @@ def _named(model: Any, error: Exception, where: str) -> InputError:
 
 
 def _fold(model: Any, weights: dict[str, NDArray[Any]], where: str) -> None:
-    """Compute the constants whose size is known, and remove what is not needed."""
+    """Compute the constants that have a known size, and remove nodes and weights that no output needs."""
     graph = model.graph
     bytes_of = _sizes(model)
     constant = {each.name for each in graph.initializer}
@@ -132,7 +132,7 @@ def _prune(graph: Any, weights: dict[str, NDArray[Any]]) -> None:
 
 
 def _keep(graph: Any, nodes: list[Any]) -> None:
-    """Make ``nodes``, some of the graph's own, its only ones. They are copied first: a removed message no longer has its content."""
+    """Remove all nodes of the graph except ``nodes``. Copies these first, because a removed message loses its content."""
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

@@ -30,13 +30,13 @@ BATCH_AXES = ("auto", "0", "none")
 
 @attrs.frozen(eq=False)
 class Graph:
-    """An ONNX model. Its constants are folded, and its nodes are in an order in which each follows those that it reads from.
+    """An ONNX model. Its constants are folded. Its nodes are in topological order: a node comes after all nodes whose outputs it reads.
 
-    - ``model``: the ``onnx.ModelProto``; the data of large weights is not in it. ``weights``: their arrays by name, read-only.
+    - ``model``: the ``onnx.ModelProto`` without the data of large weights. ``weights``: the arrays of large weights by name, read-only.
     - ``inputs``: name, dtype and shape of each input; `None` in a shape is the batch axis.
     - ``no_batch``: why the inputs have no batch axis; `None`: axis 0 of each input is for samples.
-    - ``name``: for people. ``path``: the file or folder, for errors.
-    - ``given``: inputs for the trial by name; `None`: random numbers. ``tried``: the trial, where it is known already.
+    - ``name``: a name for people. ``path``: the file or folder, for errors.
+    - ``given``: inputs for the trial by name; `None`: random numbers. ``tried``: the trial, if it is already known.
     """
 
     model: Any
@@ -69,7 +69,7 @@ class Graph:
 
     @cached_property
     def trial(self) -> Trial:
-        """What one run of the model on this machine shows. Computed at its first use; raises `InputError` like `trial`."""
+        """The result of running the model on this machine, computed at the first use. Raises `InputError` like the function `trial`."""
         return trial(self) if self.tried is None else self.tried
 
     @cached_property
@@ -103,13 +103,12 @@ def open_graph(
 ) -> Graph:
     """Open an ONNX file, with the files of weights beside it, or a folder that `save_graph` wrote.
 
-    ``shapes``: by name, the shape of each input that is free in other axes than the first: ``{"image": (1, 3, 224, 224)}``. The first axis
-    stays free for samples if it is free in every input. ``batch_axis``: "none" if the first axis is not for samples; "0" refuses a
-    model without a batch axis; "auto", the default, takes what the file says.
+    ``shapes``: shapes of inputs by name, for instance ``{"image": (1, 3, 224, 224)}``. An input needs one if the file leaves an axis other
+    than the first free. The first axis stays free for samples if it is free in every input. ``batch_axis``: "none" if the first axis is
+    not for samples; "0" to refuse a model without a batch axis; "auto", the default, which decides by the file.
 
-    Needs the packages of the extra ``onnx``. Raises `InputError`, which names file, node, operator and opset, for a file that is no ONNX
-    model, that is damaged, or that names weights outside its folder; for an operator or opset that is not known; and for shapes that are
-    not known or do not fit.
+    Needs the packages of the extra ``onnx``. Raises `InputError`, which names file, node, operator and opset, if the file is no ONNX model,
+    is damaged, or names weights outside its folder; if an operator or opset is not known; or if shapes are not known or do not fit.
     """
     path = arguments.path("path", path)
     shapes = check_shapes(shapes)
@@ -129,5 +128,5 @@ def open_graph(
     infer(with_shapes(model, inputs), str(path))
     fold(model, weights, str(path))
     if not model.graph.node:
-        raise InputError(f"{path}: its outputs are inputs or constants: expected at least one node between them")
+        raise InputError(f"{path}: each output is an input or a constant: expected at least one node that computes an output")
     return Graph(model, weights, inputs, no_batch, name, str(path))

@@ -48,12 +48,12 @@ def runtime() -> Any:
 
 
 def _missing(package: str) -> InputError:
-    return InputError(f"ONNX models: the package {package} is not installed: expected the extra onnx; install fsd-inference[onnx]")
+    return InputError(f"ONNX models: the package {package} is not installed: expected the extra onnx: pip install 'fsd-inference[onnx]'")
 
 
 @contextmanager
 def refused(where: str) -> Iterator[None]:
-    """Turn each error of the two packages into an `InputError` of one line that starts with ``where``: they raise errors of any kind."""
+    """Within the block, turn every error into an `InputError` of one line that starts with ``where``. The packages raise many classes."""
     try:
         yield
     except InputError:

@@ -1,7 +1,7 @@
-"""Reads an ONNX file: the parts that it may have, the files of weights that it may name, and the operators that it may use.
+"""Reads an ONNX file, and checks its parts, the files of weights that it names, and the operators that it uses.
 
-Weights that are large leave the model's protobuf message, which can hold 2 GiB at most: they become arrays, mapped into memory where they
-are in a file of their own.
+Large weights leave the model's protobuf message, which can hold at most 2 GiB: they become arrays. Weights in a separate file are mapped
+into memory.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _check_versions(onnx: Any, model: Any, where: str) -> None:
 
 
 def _check_values(model: Any, where: str) -> None:
-    """Raise `InputError` for an input or output without a type or a shape: the checker's own error does not name it."""
+    """Raise `InputError` for an input or output without a type or a shape. The error of the checker would not name it."""
     for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
         for each in values:
             of = each.type.WhichOneof("value")
@@ -102,7 +102,7 @@ def _check_values(model: Any, where: str) -> None:
 
 
 def _check_calls(model: Any, where: str) -> None:
-    """Raise `InputError` if too many nodes take the place of the calls of functions, or if a function calls itself.
+    """Raise `InputError` if inlining the functions would make too many nodes, or if a function calls itself.
 
     Each function may call another one twice: a few functions can stand for billions of nodes.
     """
@@ -213,7 +213,7 @@ def _place(tensor: Any, folder: Path, what: str) -> tuple[Path, int, int]:
 
 
 def _constants_to_weights(model: Any) -> None:
-    """Make weights of the Constant nodes that hold a tensor: where they stay nodes, a cut of the model would send their data."""
+    """Make weights of the Constant nodes that hold a tensor. If they stayed nodes, workers would send their data to each other."""
     kept = []
     for node in model.graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.attribute and node.attribute[0].name == "value":
@@ -229,7 +229,7 @@ def _constants_to_weights(model: Any) -> None:
 
 
 def _take_out(model: Any, folder: Path, where: str) -> dict[str, NDArray[Any]]:
-    """Replace large weights of the graph by `outside`, and return their arrays by name. All other data is in the message afterwards."""
+    """Replace large weights of the graph by `outside`, and return their arrays by name. The message then holds all other data."""
     weights: dict[str, NDArray[Any]] = {}
     names = {each.name for each in model.graph.initializer}
     kept = [each for each in model.graph.input if each.name not in names]  # weights may be inputs that have a default: they are constants

@@ -28,7 +28,7 @@ class Input:
     shape: tuple[int | None, ...] | None  # `None`: free, or not known
 
     def to_json(self) -> dict[str, Any]:
-        """The three fields by name."""
+        """The fields as values that JSON can hold."""
         return {"name": self.name, "dtype": self.dtype, "shape": None if self.shape is None else list(self.shape)}
 
 
@@ -45,9 +45,9 @@ def check_shapes(value: Any) -> dict[str, tuple[int, ...]]:
 def input_shapes(model: Any, shapes: Mapping[str, Sequence[int]], batch_axis: str, where: str) -> tuple[list[Input], str | None]:
     """The shape of each input. Each axis has a size, except the first one if it is free in all inputs: this is the batch axis.
 
-    ``batch_axis``: "auto", "0", or "none", which gives the first axis a size too. Returns the inputs, and why the model has no batch axis,
-    or `None` if it has one. Raises `InputError` if an input is no tensor of numbers, if ``shapes`` do not fit, or if the size of another
-    axis is not known.
+    ``batch_axis``: as in `open_graph`; with "none", the first axis gets a size too. Returns the inputs, and why the model has no batch
+    axis; `None` if it has one. Raises `InputError` if an input is no tensor of numbers, if ``shapes`` do not fit the axes in the file, or
+    if the size of another axis is not known.
     """
     inputs = list(model.graph.input)
     for name in shapes:

@@ -32,16 +32,16 @@ class Stored:
 
 
 def stored(folder: Path) -> Stored:
-    """The manifest of a folder whose two files have the bytes that were written. Raises `InputError` that names the file and the defect."""
+    """Read the manifest of a folder, and check the SHA-256 of its two files. Raises `InputError`, which names the file and the defect."""
     found = read(Stored, FORMAT.manifest(folder), f"{folder / MANIFEST}: ", known=("format", "version"))
     for name, expected in ((found.graph, found.graph_sha256), (found.weights, found.weights_sha256)):
         if (sum_of := checksum(folder / name)) != expected:
-            raise InputError(f"{folder / name}: corrupt: its SHA-256 is {sum_of}: expected {expected}, as in {MANIFEST}")
+            raise InputError(f"{folder / name}: corrupt: its SHA-256 is {sum_of}: expected {expected}, as in {MANIFEST}; import again")
     return found
 
 
 def checksum(file: Path) -> str:
-    """The SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of a file, hexadecimal. Raises `InputError` if the file cannot be read."""
     try:
         with open_regular(file) as data:
             return hashlib.file_digest(data, "sha256").hexdigest()

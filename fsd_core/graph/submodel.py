@@ -13,12 +13,12 @@ from fsd_core.graph.library import NATIVE, reads
 
 __all__ = ["Forms", "feeds", "forms", "submodel"]
 
-FED_BYTES = 1 << 20  # smaller weights stay constants: what ONNX Runtime gains by knowing them is worth more than their memory
-_FED = ("MatMul", "Gemm", "Conv", "Gather")  # they take weights as inputs too
+FED_BYTES = 1 << 20  # smaller weights stay constants: ONNX Runtime optimises with constants, and a copy of them takes little memory
+_FED = ("MatMul", "Gemm", "Conv", "Gather")  # operators whose weights may be inputs of the model
 
 
 def feeds(graph: Graph, numbers: Sequence[int]) -> list[str]:
-    """The large weights that a model of these nodes can get as inputs. ONNX Runtime copies weights that are constants, but no inputs."""
+    """The large weights of these nodes that can be inputs of a model. ONNX Runtime copies weights that are constants, but not inputs."""
     nodes = [graph.model.graph.node[number] for number in numbers]
     kept = {each.name for each in graph.model.graph.output}
     kept |= {name for node in nodes if node.op_type not in _FED or node.domain not in ("", "ai.onnx") for name in reads(node)}
@@ -29,10 +29,10 @@ def feeds(graph: Graph, numbers: Sequence[int]) -> list[str]:
 def submodel(
     graph: Graph, numbers: Sequence[int], inputs: Sequence[str], outputs: Sequence[str], fed: Sequence[str] = ()
 ) -> tuple[bytes, dict[str, NDArray[Any]]]:
-    """The ONNX bytes of a model of these nodes of ``graph``, ascending, and the large weights that it reads, whose data is not in it.
+    """Make a model of the nodes ``numbers`` of ``graph``, ascending. Returns its ONNX bytes, and its large weights, which are not in them.
 
-    ``inputs``: inputs of ``graph``, and tensors that other nodes make. ``outputs``: tensors that the nodes make or that are weights.
-    ``fed``: weights that are inputs of the model, behind the others.
+    ``inputs``: inputs of ``graph``, and tensors that other nodes compute. ``outputs``: tensors that these nodes compute, or weights.
+    ``fed``: weights that become inputs of the model, after ``inputs``.
     """
     whole = graph.model
     part = type(whole)(ir_version=whole.ir_version, producer_name="fsd")
@@ -63,7 +63,10 @@ def submodel(
 
 @attrs.frozen
 class Forms:
-    """A smaller model for much memory and for little, as ONNX bytes, and its large ``weights``, whose data is not in them."""
+    """A smaller model in two forms, as ONNX bytes, and its large ``weights``, which are not in these bytes.
+
+    ``model`` is faster; ``lean`` needs less memory, because ONNX Runtime does not copy its ``feeds``.
+    """
 
     model: bytes
     lean: bytes  # the model with ``feeds`` as inputs; empty if it has none
@@ -72,7 +75,7 @@ class Forms:
 
 
 def forms(graph: Graph, numbers: Sequence[int], inputs: Sequence[str], outputs: Sequence[str]) -> Forms:
-    """Both forms of what `submodel` makes."""
+    """Both forms of the model that `submodel` makes of these arguments."""
     fed = feeds(graph, numbers)
     model, weights = submodel(graph, numbers, inputs, outputs)
     return Forms(model, submodel(graph, numbers, inputs, outputs, fed)[0] if fed else b"", weights, fed)

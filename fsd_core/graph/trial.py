@@ -37,20 +37,20 @@ class Tensor:
 
 @attrs.frozen(eq=False)
 class Trial:
-    """What the trial showed."""
+    """The result of a trial."""
 
     tensors: dict[str, Tensor]  # by name; only those of `NATIVE` dtypes, and none if the trial failed
     failed: str | None  # why the model cannot compute the trial's inputs
-    no_batch: str | None  # why two samples together do not give what each gives alone; `None`: they do, or there is no batch axis
+    no_batch: str | None  # why two samples together give other outputs than each alone; `None`: they do not, or there is no batch axis
 
 
 def trial(graph: Graph) -> Trial:
-    """Compute the first two samples of the graph's given inputs, or numbers from 0 to 1.
+    """Compute the first two samples of ``graph.given``, or of random numbers from 0 to 1.
 
-    Raises `InputError` if ONNX Runtime does not take the model, in one line that names the node, and if an input is too large for one
-    sample.
+    Raises `InputError` if ONNX Runtime does not take the model, in one line that names the node, or if one sample of an input is too large.
 
-    A model that ONNX Runtime takes may still refuse these inputs, for instance an unknown sampling rate. Then the trial has no tensors.
+    A model that ONNX Runtime takes may still refuse the inputs, for instance because of an unknown sampling rate. Then `Trial.failed` says
+    why, and the trial has no tensors.
     """
     made = [name for node in graph.model.graph.node for name in node.output if name]
     outputs = [each.name for each in graph.model.graph.output]
@@ -90,7 +90,7 @@ def _inputs(graph: Graph, random: np.random.Generator) -> dict[str, NDArray[Any]
 
 
 def _given(graph: Graph) -> list[dict[str, NDArray[Any]]]:
-    """The first two samples of the given inputs, each alone; all of them where there is no batch axis."""
+    """The first two samples of the given inputs, each alone; without a batch axis, the whole inputs."""
     given = graph.given or {}
     if graph.no_batch is not None:
         return [dict(given)]

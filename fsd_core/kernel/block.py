@@ -95,7 +95,7 @@ class Block:
         return block.packed(width) if (tiles - tile_count(len(block.live), width)) * SAVED_TILES >= tiles else block
 
     def over(self, live: NDArray[np.int32]) -> Block:
-        """The same block with these live samples, int32 (live,), ascending, which contain all of its own. Copies no activations."""
+        """The same block with the live samples ``live``, int32 (live,), ascending: all of this block, and others. Copies no activations."""
         if len(live) == len(self.live):
             return self
         lanes = np.zeros(len(live), np.int32)  # a sample that is not live in this block has the base

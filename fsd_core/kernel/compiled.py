@@ -1,8 +1,9 @@
 """Loads the compiled kernel, if it was built, and chooses its instruction set.
 
 The environment variable ``FSD_KERNEL`` decides: ``auto`` (the default) takes the widest instruction set of the processor, the name of a set
-(``avx512``, ``avx2``, ``neon``, ``plain``) takes this one, and ``numpy`` takes numpy. ``plain`` gives the same bits as the others without
-their instruction for a fused multiply-add; this takes longer than numpy, so ``auto`` takes numpy on a processor that has only this set.
+(``avx512``, ``avx2``, ``neon``, ``plain``) takes this set, and ``numpy`` takes numpy. ``plain`` needs no instruction for a fused
+multiply-add, gives the same bits as the other sets, and takes longer than numpy. So ``auto`` takes numpy on a processor that has only
+``plain``.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ WIDTH = 32  # lanes of a tile, as in kernel.c
 
 @attrs.frozen
 class Kernel:
-    """The compiled kernel with an instruction set: its name and its number in the extension. ``threads``: how many compute at once."""
+    """The compiled kernel with one instruction set: the set's name and number in the extension. ``threads``: how many compute at once."""
 
     name: str
     number: int
     threads: int
 
 
-_forced: list[Kernel | None] = []  # of `using`, the last counts
+_forced: list[Kernel | None] = []  # the kernels of all open `using` blocks; the last one counts
 
 
 def instruction_sets() -> dict[str, int]:
@@ -56,7 +57,7 @@ def instruction_sets() -> dict[str, int]:
 
 
 def active() -> Kernel | None:
-    """The kernel that computes now; `None`: numpy. Raises `InputError` if ``FSD_KERNEL`` names none that this machine has."""
+    """The kernel that computes now; `None`: numpy. Raises `InputError` if ``FSD_KERNEL`` names a kernel that this machine does not have."""
     return _forced[-1] if _forced else _chosen()
 
 
@@ -115,7 +116,7 @@ def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def spread(work: Callable[[int, int], None], count: int, threads: int) -> None:
-    """Call ``work(first, last)`` for parts of the numbers 0 to ``count`` - 1, in up to ``threads`` threads at once: this one and others."""
+    """Call ``work(first, last)`` for parts of the numbers 0 to ``count`` - 1, in up to ``threads`` threads at once; one is this thread."""
     threads = min(threads, count)
     if threads <= 1:
         return work(0, count)

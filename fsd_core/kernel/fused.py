@@ -1,8 +1,8 @@
 """The product of one rank's rows of one layer with activations, with bias and activation in the same pass, by the compiled kernel.
 
 Every sum has a fixed order: ``start``, then the terms in the order of the stored weights, each added with one rounding. So the result for
-a sample has the same bits in every batch, with every instruction set and number of threads. Sigmoid and tanh are numpy's, dense weights
-are multiplied by numpy's BLAS.
+a sample has the same bits in every batch, with every instruction set and number of threads. numpy computes sigmoid and tanh, and numpy's
+BLAS multiplies dense weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BIAS, NONZERO, RELU = 1, 2, 4  # as in kernel.c
 THREAD_TERMS = 1 << 21  # products: fewer are computed in one thread, because a second one takes longer to start
 PIECE_BYTES = 1 << 20  # a wide block is cut into tiles in pieces of this size
 PIECE_TILES = 4  # or of this many tiles, if that is more
-SPAN = 16  # layers that a tile goes through at most before dead samples are looked for
+SPAN = 16  # the largest number of layers that a tile goes through before dead samples are dropped
 
 
 class Fused:
@@ -59,7 +59,8 @@ class Fused:
             indptr, indices, values = csr
             self.terms = len(indices)
             if len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]:
-                raise InputError(f"weights {shape}: an index is outside: expected numbers from 0 to {shape[1] - 1}")
+                wrong = indices.min() if indices.min() < 0 else indices.max()
+                raise InputError(f"weights {shape}: index {wrong}: expected indices from 0 to {shape[1] - 1}")
             if own is not None:
                 indices = own[indices]
             columns = shape[1] if own is None else int(own.max(initial=-1)) + 1
@@ -72,7 +73,7 @@ class Fused:
 
     @property
     def chained(self) -> bool:
-        """Whether the compiled kernel does all that makes activations of sums, so that a tile may go on to the next layer."""
+        """Whether the compiled kernel computes the whole layer, without numpy, so that it can take a tile on to the next layer."""
         return self.plan is not None and not self._curve
 
     def forward(self, block: Block, start: Block | None = None) -> Block:
@@ -108,7 +109,7 @@ def chain(layers: Sequence[Fused], block: Block) -> Block:
     """Take a block through several layers that are `Fused.chained`. Tiles stay in the cache for up to `SPAN` layers."""
     first, span = 0, 2
     while first < len(layers):
-        some = layers[first : first + (SPAN if len(block.live) < WIDTH else span)]  # dropped samples save no tile of the only one
+        some = layers[first : first + (SPAN if len(block.live) < WIDTH else span)]  # with one tile, dropped samples save no tile
         before = len(block.live)
         result, live = _run(some, block, None)
         block = result.kept(live.view(bool))
@@ -135,7 +136,7 @@ def _run(layers: Sequence[Fused], block: Block, start: Block | None) -> tuple[Bl
         compiled.LIB.forward(kernel.number, plans, rows, count, x, add, y, live, first, last)
 
     def work_in_pieces(first: int, last: int) -> None:
-        """Make some tiles at a time, so that they are still in the cache when they are multiplied, and never all in the memory."""
+        """Make and multiply a few tiles at a time, so that they are still in the cache, and never all tiles in the memory."""
         most = max(PIECE_TILES, PIECE_BYTES // max(1, 4 * rows * WIDTH))
         room = compiled.aligned((min(most, last - first), rows, WIDTH))
         for at in range(first, last, most):

@@ -17,9 +17,9 @@
 #define WIDTH 32
 #define HEIGHT 8                 /* rows of the highest block */
 #define GATHERED 64              /* inputs that are gathered into a buffer in the first cache, at most */
-#define MOVED 4                  /* tiles that are filled at a time, so that a long row is read in longer parts */
+#define MOVED 4                  /* tiles that are filled at a time: with more of them, a long row is read in longer parts */
 #define CACHED_BYTES (512 << 10) /* tiles that go through several layers together, so that they stay in the second cache */
-enum { BIAS = 1, NONZERO = 2, RELU = 4 }; /* NONZERO: the bias is added only where the sum is not zero */
+enum { BIAS = 1, NONZERO = 2, RELU = 4 }; /* NONZERO: the bias is added only to sums that are not zero */
 
 /* Weights in blocks of 8, 4, 2 or 1 rows that read the same inputs: such rows share the loads of their inputs. */
 typedef struct {

@@ -3,7 +3,7 @@
 The module has three methods. Rows that read the same inputs form a group: a small dense matrix, which reads each of its inputs once. This
 is the fastest method where the weights consist of such groups. Other weights with a share of at least `DENSE_SHARE` nonzeros are
 multiplied as one dense matrix: a rank stores only the columns that it needs, so its part is denser than the layer. All other weights take
-the gather method, with which tests also check the other two. The choice depends only on the weights, so a rank takes the same method in
+the gather method, with which tests also check the other two. The choice of the method depends only on the weights, so it is the same in
 every run.
 """
 

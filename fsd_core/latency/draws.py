@@ -4,8 +4,9 @@ A draw depends only on the seed, the rank, the attempt of its launch, the verb, 
 that makes the same requests in the same order gets the same latencies. If several threads make requests of one verb, the order of their
 calls decides which call gets which draw.
 
-The model follows published measurements of S3 (docs/latency.md): a logarithm of a latency is normal around p50; its slope is that of p50 to
-p90 up to p90, and that of p90 to p99 up to p99. Beyond p99 the tail is that of a Pareto distribution with the index `TAIL_INDEX`.
+The model follows published measurements of S3 (docs/latency.md). The logarithm of a latency is a function of a normal score z (a draw of
+the standard normal distribution): a line through p50 and p90 up to p90, and a line through p90 and p99 up to p99. Beyond p99, the tail is
+that of a Pareto distribution with the index `TAIL_INDEX`.
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ def quantile_ms(row: Row, z: float) -> float:
 
 
 def hour(seed: int) -> float:
-    """The factor that all functions of a run with this seed share, as standard deviations."""
+    """The part of the normal score that all functions of a run with this seed share, in standard deviations."""
     return _numbers(f"{seed}/hour")[0]
 
 
 def function(seed: int, rank: int, attempt: int = 0) -> float:
-    """The factor that all requests of one function of a run with this seed share, as standard deviations. ``rank`` -1 is the client."""
+    """The part of the normal score that all requests of one function of a run with this seed share, in standard deviations.
+
+    ``rank`` -1 is the client.
+    """
     return _numbers(f"{seed}/{rank}/{attempt}/function")[0]
 
 
@@ -71,7 +75,7 @@ class Draws:
         return self.latency.scale * min(found, row.longest_ms) / 1000
 
     def start(self) -> float:
-        """The seconds until the code of the next launched function runs: a cold start, or in `Latency.warm` of all cases a warm one."""
+        """The seconds until the code of the next function runs: with the probability `Latency.warm` a warm start, else a cold one."""
         _, uniform = self._take("start")
         return self.next("start_warm" if uniform < self.latency.warm else "start_cold")
 

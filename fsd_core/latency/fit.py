@@ -69,15 +69,15 @@ def relative_error(row: Row, p: float, count: int) -> float:
 
 
 def extra(first: Sequence[float], later: Sequence[float]) -> list[float]:
-    """What the first request over each new connection took longer, in milliseconds: less the median of ``later`` requests, at least 0."""
+    """The extra milliseconds of each ``first`` request over a new connection beyond the median of ``later`` requests; at least 0."""
     usual = quantile(later, 0.5)
     return [max(0.0, each - usual) for each in first]
 
 
 def rate(small_ms: Sequence[float], large_ms: Sequence[float], more_bytes: int) -> float | None:
-    """The bandwidth of one request in MB/s: ``more_bytes``, which the large bodies have more, by what they take longer at the median.
+    """The bandwidth of one request in MB/s: ``more_bytes`` divided by the difference of the medians of ``large_ms`` and ``small_ms``.
 
-    `None` if they do not take longer.
+    ``more_bytes``: the difference of the sizes of large and small bodies. `None` if large bodies do not take longer.
     """
     longer_ms = quantile(large_ms, 0.5) - quantile(small_ms, 0.5)
     return more_bytes / 1000 / longer_ms if longer_ms > 0 else None

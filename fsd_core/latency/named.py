@@ -1,7 +1,7 @@
 """Finds tables of latencies: those that ``fsd measure`` made, those that come with providers, and a user's own.
 
-``fsd measure`` keeps a table at ``$FSD_HOME/measured/PROVIDER-REGION.toml``. There it takes the place of the table that comes with the
-provider. One that was measured on an emulator is called ``PROVIDER-REGION-emulator.toml`` and is used only where its path is given.
+``fsd measure`` writes a table to ``$FSD_HOME/measured/PROVIDER-REGION.toml``. fsd uses this table instead of the one that comes with the
+provider. A table that was measured on an emulator has the name ``PROVIDER-REGION-emulator.toml``; fsd uses it only if its path is given.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Table:
-    """The table of this name: the one that was measured on the provider of this name, else the one that comes with a provider. A ``name``
-    that contains a ``/`` or ends in ``.toml`` is the path of a file.
+    """The table of this name: the table that was measured on the provider ``name``, else the table ``name`` that comes with a provider.
 
-    Raises `InputError` on an unknown name, a name that tables of two packages have, a file that cannot be read, an unknown verb or key, and
-    a missing or wrong figure.
+    A ``name`` that contains a ``/`` or ends in ``.toml`` is the path of a file. Raises `InputError` on an unknown name, a name that tables
+    of two packages have, a file that cannot be read, an unknown verb or key, and a missing or wrong figure.
     """
     if "/" not in name and not name.endswith(".toml") and (measured := measured_table(name)) is not None:
         return measured
@@ -44,17 +43,20 @@ def load(name: str) -> Table:
 
 
 def find(provider: str, region: str = "") -> Table | None:
-    """The table for a provider: the measured one, else the one that comes with it, else `None`. ``region``: as in `measured_table`."""
+    """The table for a provider: the measured one, else the one that comes with the provider, else `None`.
+
+    ``region``: as in `measured_table`. Raises `InputError` like `load`.
+    """
     return measured_table(provider, region) or shipped_table(provider)
 
 
 def shipped_table(provider: str) -> Table | None:
-    """The table that comes with a provider, also if there is a measured one; `None` if there is none. Raises `InputError` like `load`."""
+    """The table that comes with a provider, also if a measured one exists; `None` if there is none. Raises `InputError` like `load`."""
     return _of_file(provider) if provider in names() else None
 
 
 def measured_file(provider: str, region: str, *, emulator: bool) -> Path:
-    """Where ``fsd measure`` keeps the table of a provider in a region. Makes nothing."""
+    """The path of the file in which ``fsd measure`` keeps the table of a provider in a region. Makes no file or folder."""
     from fsd_core.common.home import home_folder
 
     place = re.sub(r"[^a-z0-9-]+", "-", region.lower()).strip("-") or "here"
@@ -62,10 +64,10 @@ def measured_file(provider: str, region: str, *, emulator: bool) -> Path:
 
 
 def measured_table(provider: str, region: str = "") -> Table | None:
-    """The table that ``fsd measure`` made of a provider's services, not on an emulator; `None` if there is none.
+    """The table that ``fsd measure`` made of a provider's own services, not of an emulator; `None` if none exists.
 
-    ``region``: only the table of that region; empty: the newest of all regions. Its name is ``provider``. Warns about a table that is older
-    than `FRESH_DAYS` days. Raises `InputError` if a file is damaged: the line names the file and the key.
+    ``region``: only the table of that region; empty: the newest table of all regions. The name of the returned table is ``provider``. Warns
+    about a table that is older than `FRESH_DAYS` days. Raises `InputError` if a file is damaged: the error names the file and the key.
     """
     if region:
         files = [file for file in (measured_file(provider, region, emulator=False),) if file.exists()]

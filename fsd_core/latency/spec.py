@@ -26,7 +26,7 @@ class _Options:
     """The options after the table's name."""
 
     seed: int = key(_SEED, default=0)
-    scale: float = key(_SCALE, default=1.0)  # every draw is multiplied by it, and every bandwidth divided
+    scale: float = key(_SCALE, default=1.0)  # multiplies every draw, and divides every bandwidth
     warm: float = key(_WARM, default=0.0)  # the share of the launches that find an idle instance
 
 
@@ -40,7 +40,7 @@ class _Stored(_Options):
 
 @attrs.frozen
 class Latency:
-    """A table, and how to draw from it."""
+    """A table of latencies, and the options of draws from it: see `_Options`."""
 
     table: Table
     seed: int = 0
@@ -79,7 +79,7 @@ class Latency:
         return Latency(of_content(stored.table, stored.figures), stored.seed, stored.scale, stored.warm)
 
     def about(self) -> dict[str, Any]:
-        """``table`` and ``seed``, the day of a table that was measured, and the other options if they are not the default: for the user."""
+        """For the user: ``table``, ``seed``, ``measured`` (the day, if the table was measured), and other options that are not default."""
         default = _Options()
         more = {name: value for name in ("scale", "warm") if (value := getattr(self, name)) != getattr(default, name)}
         measured = {"measured": self.table.as_of} if self.table.measured else {}

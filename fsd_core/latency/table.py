@@ -35,7 +35,7 @@ VERBS = {
     "start_cold": "from the start of that request until the code of a new instance runs",
     "start_warm": "from the start of that request until the code of an idle instance runs",
 }
-LONGEST = 10.0  # the longest draw is this many times p99_ms, unless a row has max_ms: the point that one request in a million reaches
+LONGEST = 10.0  # unless a row has max_ms, the longest draw is this multiple of p99_ms, which one request in a million reaches
 LEAST_MS, MOST_MS = 0.001, 1e9  # of a median, and of the longest draw
 _MS = number(0, 1e7, "milliseconds", above=True)
 _RATE = number(0.01, 1e6, "MB/s")
@@ -70,7 +70,7 @@ class Row(_Sourced):
 
     @property
     def second_factor(self) -> float:
-        """By what a draw of the second kind is longer; 1 if the row has only one kind."""
+        """The factor by which a draw of the second kind is longer than a draw of the first kind; 1 if the row has only one kind."""
         return (self.second_ms or self.p50_ms) / self.p50_ms
 
     @property
@@ -88,15 +88,15 @@ class Link(_Sourced):
 
 @attrs.frozen(kw_only=True)
 class Measured:
-    """What ``fsd measure`` says beside the rows: where it measured, and figures that no row has. `None`: not measured."""
+    """The table ``[measured]`` that ``fsd measure`` writes: where it measured, and figures that no row has. `None`: not measured."""
 
     provider: str = key(text())
     region: str = key(text())
     emulator: str = key(text(empty=True), default="")  # its host and port; empty: measured on the services themselves
     memory_mb: float | None = key(nullable(number(0, unit="MiB")), default=None)  # of the function
-    receive_messages: float | None = key(nullable(number(0)), default=None)  # mean of what one receive brings if many messages are there
-    clock_offset_ms: float | None = key(nullable(number(-math.inf)), default=None)  # clock of the function less that of the client
-    clock_error_ms: float | None = key(nullable(number(0)), default=None)  # at most so far off
+    receive_messages: float | None = key(nullable(number(0)), default=None)  # mean number that one receive of a long queue returns
+    clock_offset_ms: float | None = key(nullable(number(-math.inf)), default=None)  # the function's clock minus the client's clock
+    clock_error_ms: float | None = key(nullable(number(0)), default=None)  # the largest error of the offset
     weights_per_s: float | None = key(nullable(number(0)), default=None)  # by the kernel: nonzero weights times samples a second
     speed: float | None = key(nullable(number(0, above=True)), default=None)  # of a core, as a multiple of one of the client
 

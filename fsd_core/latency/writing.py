@@ -40,7 +40,7 @@ def as_text(table: Table) -> str:
 
 
 def _said(value: Any, field: attrs.Attribute[Any]) -> bool:
-    """Whether a key has to be written: its value is not what its absence means."""
+    """Whether a key has to be written: its value is not the default of a missing key."""
     return value is not None and (field.name == "kind" or value != field.default)
 
 

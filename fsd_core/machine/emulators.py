@@ -33,13 +33,12 @@ def emulator(
 
     - ``provider``: a provider that has an emulator, for instance aws, gcp or azure.
     - ``name``: the emulator, if the provider has several. Default: the one that runs, else the provider's first.
-    - ``settings``: your own settings of the provider, which come on top of those of the emulator.
-    - ``start``: start an emulator for the block if none runs. It ends with the block; an emulator of `start_emulators` goes on. With
-      False, an emulator has to run already.
+    - ``settings``: your own settings of the provider. They replace settings of the emulator that have the same key.
+    - ``start``: start an emulator for the block if none runs, and stop it at the end of the block. If False, an emulator must already run.
     - ``progress``: called with a `Progress` of phase emulator while software is installed and servers start.
 
-    The block sets environment variables of this process that lead the provider's SDK to the emulator, also in other threads. Raises
-    `InputError` if the provider has no such emulator, or if the emulator does not start.
+    The block sets environment variables of this process that make the provider's SDK use the emulator, also in other threads. Raises
+    `InputError` if the provider has no such emulator, or if the emulator does not run or does not start.
     """
     from fsd_conformance import emulators
 
@@ -51,7 +50,8 @@ def emulator(
     running = emulators.state(provider)
     if not start and not (running and running.alive() and name in (None, running.name)):
         words = f"{provider} --name {name}" if name else provider
-        raise InputError(f"emulator: expected a running emulator; start one with: fsd emulators up {words}")
+        which = f"{name} of {provider}" if name else f"of {provider}"
+        raise InputError(f"emulator {which}: does not run: expected a running emulator; start one with: fsd emulators up {words}")
     with emulators.use(provider, name, tell) as used:
         yield {**used.settings, **own}
 
@@ -65,9 +65,9 @@ def start_emulators(
     - ``name``: the emulator, if ``cloud`` has several.
     - ``progress``: called with a `Progress` whose phase is the cloud.
 
-    The emulators run until `stop_emulators`, or until the machine stops; `emulator` uses them. Returns what runs, by cloud: ``name``,
-    ``env`` (variables that lead a client of the cloud to the emulator), ``servers`` and ``started`` (seconds since 1970). Raises
-    `InputError` if the cloud has no such emulator, if another one runs, or if it does not start.
+    The emulators run until `stop_emulators`, or until the machine stops; `emulator` uses them. Returns the running emulators by cloud:
+    ``name``, ``env`` (environment variables that make a client of the cloud use the emulator), ``servers`` and ``started`` (seconds since
+    1970). Raises `InputError` if the cloud has no such emulator, if another emulator of it runs, or if the emulator does not start.
     """
     from fsd_conformance import emulators
 
@@ -78,7 +78,7 @@ def start_emulators(
 
 
 def stop_emulators(cloud: str | None = None) -> dict[str, Running | None]:
-    """Stop the emulator of one cloud, or of all. Returns by cloud what ran; `None` where nothing ran.
+    """Stop the emulator of one cloud, or of all clouds. Returns the stopped emulator by cloud; `None` if none ran.
 
     ``cloud``: a provider. Default: all. Raises `InputError` if the cloud is unknown or has no emulator.
     """
@@ -88,10 +88,10 @@ def stop_emulators(cloud: str | None = None) -> dict[str, Running | None]:
 
 
 def emulator_states(cloud: str | None = None) -> dict[str, Running | None]:
-    """What `start_emulators` started and `stop_emulators` has not stopped, by cloud; `None` where there is nothing.
+    """The emulators that `start_emulators` started and `stop_emulators` has not stopped, by cloud; `None` if a cloud has none.
 
-    ``cloud``: a provider. Default: all. ``alive()`` of an entry tells whether its servers still run. Raises `InputError` if the
-    cloud is unknown.
+    ``cloud``: a provider. Default: all. ``alive()`` of an emulator: whether its servers still run. Raises `InputError` if the cloud is
+    unknown.
     """
     from fsd_conformance import emulators
 
@@ -107,7 +107,7 @@ def _teller(progress: Callable[[Progress], None] | None, phase: str) -> Callable
 
 def _known(cloud: str) -> str:
     if isinstance(cloud, str) and cloud == "local":
-        raise InputError("emulators: provider local runs on this machine and needs no emulator")
+        raise InputError("emulators: provider local runs on this machine and needs no emulator: expected a cloud")
     from fsd_conformance import emulators
 
     known = emulators.providers()

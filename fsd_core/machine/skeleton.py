@@ -1,4 +1,4 @@
-"""``fsd provider new``: writes the skeleton of a provider's package, which passes the object cases of the suite as it is."""
+"""``fsd provider new``: writes the skeleton of a provider's package. The skeleton passes the object cases of the conformance suite."""
 
 from __future__ import annotations
 

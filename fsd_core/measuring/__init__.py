@@ -1,1 +1,1 @@
-"""``fsd measure``: what the services of an app take, measured from its functions, as a table of latencies."""
+"""``fsd measure``: measures the services of an app from its functions, and writes a table of latencies."""

@@ -1,4 +1,4 @@
-"""What a measurement asks for: counts that bound it, and what these cost by a tariff. Known before anything starts."""
+"""Estimates a measurement before it starts: upper bounds of its requests, and their cost by a tariff."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ __all__ = ["FULL", "QUICK", "Ask", "Estimate"]
 BURST = 20  # messages
 NOTE_BYTES = 300  # of a message that compares clocks
 POLL_S = 0.5  # between two looks of the client for answers
-START_S = 10.0  # of all cold and warm starts together, for the client's looks
+START_S = 10.0  # how long the client looks for answers of all cold and warm starts together
 OTHERS = 20  # puts, gets and lists of the lease and the clean-up
-LATE_S = 5.0  # by so much a function may exceed its limit
+LATE_S = 5.0  # a function may exceed its limit by this time
 RECORD_BYTES = 100_000  # of answers, claims and the lease
-UNIT_BYTES = 64 << 10  # that are billed as one publish, where a provider does not say it
-MEMORY_MB = 1024.0  # likewise
+UNIT_BYTES = 64 << 10  # billed as one publish, if the provider has no outline
+MEMORY_MB = 1024.0  # of a function, if the provider has no outline
 
 
 @attrs.frozen(kw_only=True)
 class Ask:
-    """The largest counts of a measurement. ``colds``: functions started at once; ``warms``: one after another. The rest: see `Task`."""
+    """The largest counts of a measurement. ``colds``: functions that start at once. ``warms``: functions that start one after another.
+
+    All other fields: see `Task`.
+    """
 
     colds: int
     warms: int
-    hold_s: float = 1.0  # how long each function of a cold start stays, so that no other one takes its place
+    hold_s: float = 1.0  # each function of a cold start stays this long, so that no other start reuses its instance
     limit_s: float
     clocks: int
     messages: int
@@ -39,7 +42,7 @@ class Ask:
     kernel_s: float
 
     def task(self, run: str, slot: int, epoch: int) -> Task:
-        """The task of the function that measures all but starts."""
+        """The task of the function that measures everything except starts of functions."""
         names = ("limit_s", "clocks", "messages", "bursts", "objects", "connections", "streams", "kernel_s")
         return Task(name="main", run=run, slot=slot, epoch=epoch, **{name: getattr(self, name) for name in names})
 
@@ -48,7 +51,7 @@ class Ask:
         return Task(name=name, run=run, slot=slot, epoch=epoch, limit_s=self.hold_s + 1, hold_s=hold_s)
 
     def usage(self, outline: Outline | None) -> Usage:
-        """An upper estimate of what the measurement requests, with the limits of a provider (`None`: it does not say them)."""
+        """An upper bound of the requests of the measurement. ``outline``: the limits of the provider; `None`: not known."""
         limits: MessageLimits | None = outline.messages if outline else None
         overhead, unit = (limits.overhead_bytes, limits.billing_bytes) if limits else (0, UNIT_BYTES)
         ways = 2 if outline is not None and outline.direct is not None else 1
@@ -80,21 +83,21 @@ class Ask:
         return Usage(counts, tuple((seconds, 0.0) for seconds in lasts), 0.0, MEMORY_MB if memory is None else memory / 2**20)
 
     def estimate(self, outline: Outline | None, tariff: Tariff | None) -> Estimate:
-        """What it asks for, and what that costs."""
+        """An upper bound of the requests of the measurement and of their cost. ``tariff``: `None`: the cost is not known."""
         usage = self.usage(outline)
         return Estimate(usage, None if tariff is None else bill(usage, tariff).total_usd, "" if tariff is None else tariff.name)
 
 
 @attrs.frozen
 class Estimate:
-    """An upper estimate. ``usd``: `None` without a tariff."""
+    """An upper bound of the requests and the cost of a measurement. ``usd``: `None` without a tariff."""
 
     usage: Usage
     usd: float | None
     tariff: str
 
     def words(self, provider: str, emulator: str | None) -> str:
-        """For people, in one line."""
+        """The estimate as one line for people."""
         counts = self.usage.counts
         what = (
             f"{counts['publish_requests']:.0f} publishes, {counts['receive_requests']:.0f} receives, {counts['ack_requests']:.0f} acks, "
@@ -102,9 +105,9 @@ class Estimate:
             f"{counts['object_bytes_written'] / 1e6:.0f} MB, {counts['invocations']:.0f} functions for "
             f"{sum(seconds for seconds, _ in self.usage.functions):.0f} s together"
         )
-        cost = "no tariff of it is known" if self.usd is None else f"{self.usd:.4f} USD by the tariff {self.tariff}"
-        where = f"an emulator, which bills nothing; the services bill {cost}" if emulator and self.usd is not None else cost
-        return f"{provider}: will ask for at most about {what}: {where}"
+        cost = "no tariff is known, so the cost is not known" if self.usd is None else f"{self.usd:.4f} USD by the tariff {self.tariff}"
+        where = f"an emulator, which bills nothing; the cloud would bill {cost}" if emulator and self.usd is not None else cost
+        return f"{provider}: will request at most about {what}: {where}"
 
 
 QUICK = Ask(

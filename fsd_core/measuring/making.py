@@ -1,4 +1,4 @@
-"""`measure`: measures the services of an app from its functions, and keeps what it found as a table of latencies."""
+"""`measure`: measures the services of an app from its functions, and writes the figures to a table of latencies."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from fsd_core.worker.measuring import kernel_rate
 __all__ = ["Measurement", "measure"]
 
 SLOTS = 4  # of an app that a measurement makes
-RANKS = 2  # a function that measures, and the client
-NEEDED = ("publish", "deliver", "ack", "put", "get", "list")  # without these a table is of little use
+RANKS = 2  # the queues that the app needs: one for the function that measures, one for the client
+NEEDED = ("publish", "deliver", "ack", "put", "get", "list")  # if one of these has no sample, `measure` warns
 KERNEL_S = 0.3  # to measure the kernel on this machine
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Measurement:
-    """What `measure` found.
+    """The result of `measure`.
 
-    - ``provider``, ``app``, ``region``: where. ``stand_in``: host and port of the emulator; `None`: the services themselves.
-    - ``table``: the figures, as the file holds them; ``file``: its path.
-    - ``samples``: all measured times in milliseconds, by verb. ``received``: how many messages each receive of a burst brought.
-    - ``usd``: what it cost by the tariff ``tariff``; `None` without a tariff. ``usd_estimate``: what was estimated before.
-    - ``seconds``: how long it took.
+    - ``provider``, ``app``, ``region``: the measured app. ``stand_in``: host and port of the emulator; `None`: the cloud itself.
+    - ``table``: the table of latencies; ``file``: the path of its file.
+    - ``samples``: all measured times in milliseconds, by verb. ``received``: how many messages each receive of a burst returned.
+    - ``usd``: the cost by the tariff ``tariff``; `None` without a tariff. ``usd_estimate``: the upper bound before the measurement.
+    - ``seconds``: how long the measurement took.
     """
 
     provider: str
@@ -63,7 +63,7 @@ class Measurement:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What was measured, in the order of the table: verb, n (samples), p50_ms, p90_ms, p99_ms, mb_per_s; `None`: not measured."""
+        """The measured verbs, in the order of the table: verb, n (samples), p50_ms, p90_ms, p99_ms, mb_per_s; `None`: not measured."""
         found: list[dict[str, Any]] = []
         for verb, row in self.table.rows.items():
             if verb in self.samples:
@@ -92,16 +92,16 @@ def measure(
     max_usd: float = 0.5,
     progress: Callable[[Progress], None] | None = None,
 ) -> Measurement:
-    """Measure the services of an app from its functions, and keep the figures as a table of latencies, as ``fsd measure`` does.
+    """Measure the services of an app from its functions, and write the figures to a table of latencies, as ``fsd measure`` does.
 
     - ``provider``, ``app``, ``settings``: those of `run`. If the app does not exist, `measure` makes it, as `run` does.
-    - ``quick``: fewer samples, in about half a minute: they do not show the 99th percentile.
-    - ``max_usd``: what the measurement may cost by the tariff of the provider, at least 0. Default: 0.5.
+    - ``quick``: take fewer samples, in about half a minute. They are too few for the 99th percentile.
+    - ``max_usd``: the largest cost of the measurement in USD by the tariff of the provider, at least 0. Default: 0.5.
     - ``progress``: called with a `Progress` of the phases ask (its ``text`` says what the measurement will request and cost), provision and
       measure.
 
-    The table is kept at ``$FSD_HOME/measured/PROVIDER-REGION.toml``. There ``--latency``, `make_plan` and `run` find it and use it in place
-    of the table that comes with the provider. On an emulator the name ends in ``-emulator``, and the table is used only where its path is
+    The file of the table is ``$FSD_HOME/measured/PROVIDER-REGION.toml``. ``--latency``, `make_plan` and `run` use this table instead of the
+    table that comes with the provider. For an emulator, the name of the file ends in ``-emulator``, and a table is used only if its path is
     given. A measurement holds a slot of the app, as a run does; at its end, also after an interrupt, it gives the slot back and removes
     its objects.
 
@@ -131,7 +131,10 @@ def measure(
             error.message += f"; {advice}"
         raise
     if lost := [verb for verb in NEEDED if not found.samples.get(verb)]:
-        warn(f"the time of {ask.limit_s:g} s was over before there were samples of {', '.join(lost)}: the table has none")
+        missing = ", ".join(lost)
+        warn(
+            f"the measurement ended after {ask.limit_s:g} s without samples of {missing}: the table has no measured figures of these verbs"
+        )
     region = resources.names.get("region", "") or "here"
     table = _table(provider, region, emulator, found, kernel_rate(KERNEL_S)[1])
     file = measured_file(provider, region, emulator=emulator is not None)
@@ -163,7 +166,7 @@ def _too_dear(most: float, estimate: Estimate, quick: Estimate | None) -> str:
 
 
 def _by_verb(samples: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """The samples of each verb: small objects alone for put and get, and for connect what first requests took longer."""
+    """The samples of each verb: for put and get those of small objects, for connect the extra time of first requests."""
     found = {verb: samples[verb] for verb in VERBS if samples.get(verb)}
     if samples.get("get_first") and samples.get("get"):
         longer = extra(samples["get_first"], samples["get"])
@@ -217,12 +220,12 @@ def _table(provider: str, region: str, emulator: str | None, found: Found, own_r
 
 
 def _rounded(value: float | None) -> float | None:
-    """Four digits, which is more than a measurement gives."""
+    """Round to four digits: a measurement is less exact than that."""
     return None if value is None else float(f"{value:.4g}")
 
 
 def _how(verb: str) -> str:
-    """Who measured a verb."""
+    """How a verb was measured, for the source of its row."""
     if verb.startswith("start"):
         return "from the client's clock to the function's, corrected by their offset"
     return "by the client" if verb == "invoke" else "by a function"

@@ -44,10 +44,11 @@ THREADS = 16  # launches at once
 
 @attrs.define
 class Found:
-    """What a measurement found. ``offset_ms``: clock of the function less that of the client; `None`: they could not be compared.
+    """The raw figures of a measurement.
 
-    ``samples``: milliseconds by name; ``rates``: MB/s of read and write; ``kernel``: see `kernel_rate`; ``lasts``: seconds of
-    each function; ``meter``: the requests of client and functions.
+    ``samples``: milliseconds by name. ``received``: the number of messages of each receive. ``rates``: MB/s of read and write. ``kernel``:
+    see `kernel_rate`. ``offset_ms``: the function's clock minus the client's clock; `None`: they could not be compared. ``lasts``: the
+    seconds of each function. ``meter``: the requests of client and functions.
     """
 
     samples: dict[str, list[float]] = attrs.field(factory=lambda: defaultdict(list))
@@ -69,7 +70,10 @@ class _Started:
 
 
 class Session:
-    """One measurement of an app. ``progress`` is called with functions that answered, their number, and a text."""
+    """One measurement of an app.
+
+    ``progress`` is called with the number of functions that have answered, the number of all functions, and a text.
+    """
 
     def __init__(self, provider: Provider, resources: Resources, ask: Ask, progress: Callable[[int, int, str], None]) -> None:
         self._provider, self._resources, self._ask, self._progress = provider, resources, ask, progress
@@ -80,7 +84,10 @@ class Session:
         self._failures_at = 0.0
 
     def execute(self) -> Found:
-        """Lease a slot, measure, and in any case remove all objects and give the slot back. Raises `RunFailed`, `DriverError`."""
+        """Lease a slot, measure, and in any case remove all objects and give the slot back.
+
+        Raises `RunFailed` if a function fails, and `DriverError` if a service refuses a request.
+        """
         with closing(self._provider.objects(self._resources)) as objects, closing(self._provider.invoker(self._resources)) as invoker:
             return self._execute(objects, MeteredInvoker(invoker, self._meter))
 
@@ -142,7 +149,7 @@ class Session:
         self._progress(self._done, total, text)
 
     def _start(self, store: Store, invoker: InvokeDriver, task: Task) -> _Started:
-        """Launch one function, and keep how long its request took."""
+        """Launch one function, and add the time of this request to the samples of "invoke"."""
         payload = task.payload(self._resources.app, time.time() + task.limit_s + start_limit_s(invoker.limits) + MARGIN_S)
 
         def once() -> tuple[float, Launch, float]:
@@ -206,19 +213,21 @@ class Session:
         return False
 
     def _is_ours_or_over(self, payload: bytes) -> bool:
-        """Also takes failures of runs whose deadline has passed, so that nobody reads them again."""
+        """Also take failures of runs whose deadline has passed, so that no client reads these failures again."""
         with suppress(ValueError, TypeError, KeyError):
             fields = json.loads(payload)
             return bool(fields["run"] == self._run or float(fields["deadline"]) <= time.time())
         return False
 
     def _compare_clocks(self, driver: MessageDriver, store: Store, check: Callable[[], None], start_s: float) -> None:
-        """Wait until the function is there, at most ``start_s`` seconds; ``check`` raises if it failed. Then send messages to it, which it
-        answers with the times of their arrival and departure by its clock.
+        """Compare the clock of the function with the client's clock.
 
-        With the client's times t0 of the request and t3 of the answer, and the function's t1 and t2, the offset is
-        ((t1 - t0) + (t2 - t3)) / 2, at most half of (t3 - t0) - (t2 - t1) off. The message with
-        the shortest way counts (RFC 5905, section 8 and appendix A.5.2).
+        First waits at most ``start_s`` seconds until the function is ready; ``check`` raises if it failed. Then sends messages. The
+        function answers each message with the times, by its own clock, at which the message arrived and the answer left.
+
+        With the client's times t0 of the message and t3 of the answer, and the function's times t1 and t2, the offset is
+        ((t1 - t0) + (t2 - t3)) / 2. Its error is at most half of (t3 - t0) - (t2 - t1). The message with the smallest such error counts
+        (RFC 5905, section 8 and appendix A.5.2).
         """
         best, retry, until = math.inf, store.retry, time.monotonic() + start_s
         while not self._receive(driver, retry, "ready", None, RECEIVE_S):
@@ -243,7 +252,7 @@ class Session:
     def _receive(
         self, driver: MessageDriver, retry: Retry, kind: str, number: int | None, limit_s: float
     ) -> tuple[float, dict[str, Any]] | None:
-        """When a message of this measurement came, and its fields; `None` if it does not come within ``limit_s`` seconds."""
+        """The time at which a message of this measurement came, and its fields; `None` if none comes within ``limit_s`` seconds."""
         until, limits = time.monotonic() + limit_s, driver.limits
         while time.monotonic() < until:
             wait_s = min(RECEIVE_S, limits.wait_s)

@@ -1,4 +1,4 @@
-"""What a screen and a page show of a measurement."""
+"""The figures of a measurement as texts, for a screen and a page."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["facts", "figure"]
 
 
 def figure(value: float | None) -> str:
-    """Milliseconds or MB/s; empty if there is no figure."""
+    """Milliseconds or MB/s as a text; empty if ``value`` is `None`."""
     return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def facts(found: Measurement) -> list[tuple[str, str]]:
-    """Names and values: what was measured beside the rows, the cost, the time."""
+    """Names and values of all figures that are not in the rows of the table, and of the cost and the time."""
     measured = found.table.measured
     assert measured is not None
     shown = []

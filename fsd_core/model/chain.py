@@ -88,7 +88,7 @@ class _Chain:
         self.layers: list[_Open] = []
 
     def take(self, node: Any) -> None:
-        """Add what a node computes. Raises `_Unfit`."""
+        """Add what a node computes to the layers. Raises `_Unfit`."""
         read = [name for name in node.input if name and name not in self.small]
         if read != [self.current]:
             raise _Unfit(f"it reads {', '.join(map(repr, read)) or 'constants alone'}, not only the result before it")

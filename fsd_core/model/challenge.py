@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fsd_core.common import arguments
 from fsd_core.errors import InputError
-from fsd_core.model.layer import Csr, Layer, Model
+from fsd_core.model.layer import Layer, Model, unchecked
 
 __all__ = ["CHALLENGE_BIAS", "CHALLENGE_CLIP", "radixnet"]
 
@@ -50,12 +50,12 @@ def radixnet(neurons: int, layers: int, seed: int = 0, weights: str = "official"
             permutation = random.permutation(neurons)
         indices = _columns(neurons, k % base, permutation)
         if weights == "official":
-            made.append(Layer(Csr(indptr, indices, values, (neurons, neurons)), bias, "relu", CHALLENGE_CLIP, True))
+            made.append(Layer(unchecked(indptr, indices, values, (neurons, neurons)), bias, "relu", CHALLENGE_CLIP, True))
         else:
             values = random.standard_normal(neurons * _FAN_IN, np.float32) * np.float32((2 / _FAN_IN) ** 0.5)
             bias = random.standard_normal(neurons, np.float32) * np.float32(0.1)
             made.append(
-                Layer(Csr(indptr, indices, arguments.fresh(values), (neurons, neurons)), arguments.fresh(bias), "relu", None, False)
+                Layer(unchecked(indptr, indices, arguments.fresh(values), (neurons, neurons)), arguments.fresh(bias), "relu", None, False)
             )
     model = Model(tuple(made), f"radixnet-{neurons}x{layers}")
     object.__setattr__(model, "recipe", f"radixnet {neurons} {layers} {seed} {weights}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fsd_core.common import arguments
 from fsd_core.errors import InputError
 
-__all__ = ["ACTIVATIONS", "Csr", "Layer", "Model", "describe"]
+__all__ = ["ACTIVATIONS", "Csr", "Layer", "Model", "describe", "unchecked"]
 
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "softmax")
 _INT32 = 2**31 - 1
@@ -138,6 +138,14 @@ class Csr:
         return csr_matrix((self.values, self.indices, self.indptr), shape=self.shape)
 
 
+def unchecked(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[np.float32], shape: tuple[int, int]) -> Csr:
+    """A `Csr` of read-only arrays that have its form for certain, because this package has just made them so: nothing is checked."""
+    made = object.__new__(Csr)
+    for name, value in (("indptr", indptr), ("indices", indices), ("values", values), ("shape", shape)):
+        object.__setattr__(made, name, value)
+    return made
+
+
 def _weights(weights: Any) -> Csr | NDArray[np.float32]:
     if isinstance(weights, Csr):
         if not weights.shape[0]:
@@ -249,7 +257,8 @@ class Model:
 
     - ``layers``: a list or tuple of `Layer`, the first one first. ``name``: for people.
     - ``digest``: the SHA-256 of the content, hexadecimal; the name does not change it.
-    - ``recipe``: the arguments of `radixnet` that made the model, which say what it contains without a digest of it; else empty.
+    - ``recipe``: a text that identifies the content, so that no digest is needed: the arguments of `radixnet` that made the model, or the
+      digest in its folder if nobody compared that with the content; else empty.
 
     Raises InputError if ``layers`` is empty, if a layer's outputs are not as many as the next layer's inputs, or if a layer before the last
     has activation softmax.

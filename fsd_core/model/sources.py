@@ -27,13 +27,17 @@ _LAYER_FILE = re.compile(r"n(\d{1,9})-l(\d{1,9})\.tsv")
 _ARRAY = re.compile(r"(weights|data|indices|indptr|shape|bias)_(\d{1,9})")
 
 
-def open_model(spec: str | os.PathLike[str]) -> Model:
+def open_model(spec: str | os.PathLike[str], checksums: bool = True) -> Model:
     """Open the model that ``spec`` names: a folder that fsd made, a Graph Challenge folder, an ONNX file, or ``radixnet:N:L[:SEED]``.
 
     N is the number of neurons of each layer: 1024, 4096, 16384 or 65536, also for a Graph Challenge folder. L is the number of layers. A
     Graph Challenge folder gets the bias, rule and clip of the challenge. An ONNX model, also one that `save_graph` wrote, has to be a chain
-    of layers; `open_graph` opens any. A `Path` is always a file or folder. Raises InputError if the model does not exist or is malformed.
+    of layers; `open_graph` opens any. A `Path` is always a file or folder.
+
+    ``checksums``: compare the content of a folder that fsd made with its checksums, which takes two seconds for a gigabyte. Raises
+    InputError if the model does not exist or is malformed.
     """
+    checksums = arguments.yes_or_no("checksums", checksums)
     spec = arguments.folder_or_name("model", spec, "a Model, the path of a model, or radixnet:NEURONS:LAYERS[:SEED]")
     if isinstance(spec, str) and spec.startswith("radixnet:"):
         fields = spec.split(":")[1:]
@@ -46,7 +50,7 @@ def open_model(spec: str | os.PathLike[str]) -> Model:
 
         return chain(open_graph(path))
     if os.path.isfile(path / MANIFEST):
-        return load(path)
+        return load(path, checksums)
     if not os.path.exists(path):
         raise InputError(f"{spec}: no such folder: expected a model that fsd made, a Graph Challenge folder, or radixnet:NEURONS:LAYERS")
     if not os.path.isdir(path):

@@ -25,7 +25,7 @@ class Chains:
         self.stopped: Stopped | None = None  # why a solver gave up
 
     def run(self, solver: Callable[[], Solver], progress: Callable[[int, int], None] | None) -> None:
-        """Solve all layers, and every second one again."""
+        """Solve all layers, then every second layer again."""
         count = len(self.layers)
         middle, again = count // 2, range(1, count, 2)
         total, done, shown = count + len(again), 0, 0
@@ -60,7 +60,7 @@ class Chains:
             yield True
 
     def _improve(self, numbers: Iterable[int], solver: Solver) -> Iterator[bool]:
-        """Solve layers again, of which no two are neighbours, and keep the owners with which fewer rows travel."""
+        """Solve some layers again, no two of them neighbours. Of the old and the new owners, keep those with which fewer rows travel."""
         for k in numbers:
             try:
                 owner, before = self._one(k, solver), self.owners[k]

@@ -75,7 +75,7 @@ def estimate(
         return Estimate(workers, (), (0,) * (len(layers) - 1))
     solver = solver or default_solver()
     if solver is None:
-        raise InputError("an estimate needs mtkahypar, which is not installed: expected pip install 'fsd-inference[partition]'")
+        raise InputError("mtkahypar is not installed: expected it for an estimate: pip install 'fsd-inference[partition]'")
     last = np.unique(np.rint(np.linspace(1, len(layers) - 1, COUNTED)).astype(int)).tolist()  # 0-based
     chains = [Chains(layers[max(0, k - RUN_UP) : k + 1], workers, seed) for k in last]
     total, done = sum(len(chain.layers) for chain in chains), 0

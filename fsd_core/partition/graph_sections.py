@@ -1,7 +1,7 @@
-"""What each rank computes of an ONNX model between two exchanges, what it sends and receives, and what it holds in memory meanwhile.
+"""What each rank computes of an ONNX model between two exchanges, what it sends and receives, and how much memory its tensors take.
 
-A tensor goes from the rank that makes it straight to each rank that reads it. What depends on weights alone does not travel: each section
-that reads it computes it.
+A tensor goes from the rank that makes it straight to each rank that reads it. A tensor that depends only on weights does not travel: each
+section that reads it computes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Group", "Section", "live_bytes", "make_sections"]
 
 @attrs.frozen
 class Group:
-    """Nodes that a rank of a replica computes in a step, ascending. Ranks count from 0, steps from 1."""
+    """The nodes that a rank computes in a step, ascending. ``rank`` is the number in the replica, from 0. Steps count from 1."""
 
     rank: int
     step: int
@@ -31,23 +31,23 @@ class Group:
 
 @attrs.frozen
 class Section:
-    """A group with all that it reads and gives. Tensors are meant by name."""
+    """A group with the names of all tensors that it reads and makes."""
 
     rank: int
     step: int
-    own: list[int]  # its nodes that depend on an input or on chance, and those that depend on weights alone and that it needs
+    own: list[int]  # its nodes that depend on an input or on random numbers, and all nodes that depend only on weights and that it needs
     inputs: list[str]  # the inputs of the model that it reads
-    receives: dict[int, list[str]]  # by rank: what arrives before it
-    uses: list[str]  # what earlier sections of the rank made or received, and it reads
+    receives: dict[int, list[str]]  # by rank: what that rank sends before this section begins
+    uses: list[str]  # what it reads of the tensors that earlier sections of this rank made or received
     gives: list[str]  # what it has to make: outputs, and what other sections read
     outputs: list[str]  # the outputs of the model that it makes
-    sends: list[tuple[int, int, list[str]]] = attrs.field(factory=list)  # rank, step, and what leaves for it once this is computed
+    sends: list[tuple[int, int, list[str]]] = attrs.field(factory=list)  # (rank, step, what this rank sends to it after this section)
 
 
 def make_sections(graph: Graph, groups: Sequence[Group]) -> list[Section]:
-    """The sections of ``groups``, which are in the order of their steps and hold each node once. One that gives nothing is left out.
+    """Make the sections of ``groups``. Leaves out a section from which no section reads, and which makes no output.
 
-    A node stands in a later step than those of other groups from which it reads.
+    ``groups`` are in the order of their steps and hold each node once. If a node reads from a node of another group, its step is later.
     """
     nodes, made = graph.model.graph.node, makers(graph)
     group_of = {number: place for place, group in enumerate(groups) for number in group.nodes}
@@ -62,7 +62,7 @@ def make_sections(graph: Graph, groups: Sequence[Group]) -> list[Section]:
     found, have = list[Section](), dict[int, set[str]]()  # by rank: what it received
     sends: dict[tuple[int, int], list[tuple[int, list[str]]]] = {}  # by sender and step: what each rank gets
     for place, group in enumerate(groups):
-        away = [name for name in names[place] if home.get(name, place) != place]
+        away = [name for name in names[place] if home.get(name, place) != place]  # made by other groups
         arrived = have.setdefault(group.rank, set())
         receives: dict[int, list[str]] = {}
         for name in away:
@@ -84,7 +84,7 @@ def make_sections(graph: Graph, groups: Sequence[Group]) -> list[Section]:
         arrived |= new
         for rank, some in receives.items():
             sends.setdefault((rank, group.step), []).append((group.rank, some))
-    for (_, step), targets in sends.items():  # a rank sends once for each step: when all of it is made
+    for (_, step), targets in sends.items():  # a rank sends once for each step: after the section that makes the last of these tensors
         sender = max(home[name] for _, some in targets for name in some)
         found[sender].sends.extend((rank, step, some) for rank, some in targets)
     for place, section in enumerate(found):
@@ -95,9 +95,9 @@ def make_sections(graph: Graph, groups: Sequence[Group]) -> list[Section]:
 
 
 def live_bytes(graph: Graph, sections: Sequence[Section]) -> int:
-    """The most bytes of tensors that a rank holds at a time for one sample, without what a node needs inside.
+    """The largest number of bytes of tensors that a rank holds at a time, for one sample. The inner memory of a node does not count.
 
-    ``sections``: all of one rank, in the order of their steps.
+    ``sections``: all sections of the rank, in the order of their steps.
     """
     nodes, made = graph.model.graph.node, makers(graph)
     sizes = {
@@ -123,7 +123,10 @@ def live_bytes(graph: Graph, sections: Sequence[Section]) -> int:
 
 
 def _own(nodes: Any, group: Sequence[int], alone: Mapping[str, int], outputs: Sequence[str]) -> list[int]:
-    """The nodes of a group that depend on an input, and those that depend on weights ``alone``, by what they make, and that it needs."""
+    """The nodes of a group that depend on an input, and all nodes that it needs of ``alone``.
+
+    ``alone`` has the nodes that depend only on weights, by the names of the tensors that they make.
+    """
     by_weights = set(alone.values())
     own = {number for number in group if number not in by_weights}
     left = [*outputs, *_read(nodes, own)]

@@ -1,7 +1,8 @@
-"""Cuts an ONNX model into stages of consecutive nodes: the largest stage is as small as possible, and little crosses the cuts.
+"""Cuts an ONNX model into stages of consecutive nodes: the largest stage is as small as possible, and few bytes cross the cuts.
 
 A stage loads the weights that its nodes read. With tensor parallelism, several ranks share a stage: they divide its largest nodes by
-columns, and the first of them computes all other nodes. What each rank then has, sends and receives: `fsd_core.partition.graph_sections`.
+columns, and the first of them computes all other nodes. `fsd_core.partition.graph_sections` finds what each rank computes, sends and
+receives.
 """
 
 from __future__ import annotations
@@ -30,28 +31,28 @@ _ENTRY_BYTES = 4  # `Profile` counts what crosses in activations of float32
 
 @attrs.frozen
 class GraphStage:
-    """What one stage holds and receives for one sample, or one rank of a stage. Bytes of tensors are counted before compression."""
+    """What one stage, or one rank of a stage, holds and receives for one sample. Bytes of tensors are counted before compression."""
 
-    first: str  # the name of its first node; empty if it has none, because the ranks before it have all columns
+    first: str  # the name of its first node; empty if it has no node, because the ranks before it have all columns
     last: str
     nodes: int
     weight_bytes: int  # of all weights that it reads: a weight that two stages read counts in both
     multiply_adds: int
-    live_bytes: int  # the most bytes of tensors that it holds at a time, without what a node needs inside
+    live_bytes: int  # the largest number of bytes of tensors that it holds at a time, without the inner memory of a node
     inputs: list[str]  # the inputs of the model that it reads
     outputs: list[str]  # the outputs of the model that it makes
     receives: dict[int, list[str]]  # the tensors that it gets from other stages, by their number from 1
     received_bytes: int
     sent_bytes: int  # of the tensors that it makes and other stages read
-    largest: str = attrs.field(repr=False)  # the name of the node with most weights
-    largest_bytes: int = attrs.field(repr=False)  # of these weights
+    largest: str = attrs.field(repr=False)  # the name of the node with the most bytes of weights
+    largest_bytes: int = attrs.field(repr=False)  # the bytes of that node's weights
     fed_bytes: int = attrs.field(repr=False)  # of the weights that ONNX Runtime need not copy
-    passed_bytes: int = attrs.field(repr=False)  # the most that it receives before and sends after it computes
+    passed_bytes: int = attrs.field(repr=False)  # the largest number of bytes that a section receives and sends together
     sections: list[Section] = attrs.field(repr=False)
 
     @property
     def own(self) -> list[int]:
-        """The nodes that it computes, ascending; some depend on weights alone and are of other stages too."""
+        """The nodes that it computes, ascending. Other stages may also compute a node that depends only on weights."""
         return sorted({number for section in self.sections for number in section.own})
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class GraphStage:
 
 @attrs.frozen(eq=False)
 class Division:
-    """A graph whose nodes have ranks. ``stages``: for each rank of a replica, what it has of ``graph``. ``steps``: their number."""
+    """A graph whose nodes have ranks. ``stages``: for each rank of a replica, what it has of ``graph``. ``steps``: the number of steps."""
 
     graph: Graph  # in which some nodes are divided
     stages: list[GraphStage]
@@ -71,21 +72,22 @@ class Division:
 
 
 def graph_stages(graph: Graph, stages: int, tensor: int = 1) -> list[GraphStage]:
-    """Cut ``graph`` into ``stages`` stages, each of ``tensor`` ranks. Tries the model on this machine with one sample and with two.
+    """Cut ``graph`` into ``stages`` stages, each of ``tensor`` ranks. Runs the model on this machine, with one sample and with two.
 
-    A node costs the seconds to load its weights and to compute one sample. The largest stage is at most 5 % larger than it has to be; among
-    these ways, the fewest bytes cross the cuts. The ranks of a stage divide its largest nodes by columns of their weights, as many as they
-    need to have equal shares: MatMul, Gemm, Conv and Gather. The result has all ranks of the first stage, then those of the second one.
+    A node costs the seconds to load its weights and to compute one sample. The largest stage is at most 5 % larger than the smallest
+    possible one; among the cuts for which this holds, this function takes those that the fewest bytes cross. The ranks of a stage divide
+    its largest nodes (MatMul, Gemm, Conv and Gather) by columns of their weights: so many nodes that the ranks get equal shares. The result
+    has all ranks of the first stage, then those of the second one.
 
-    A cut is never where something crosses that is no array of numbers, such as a sequence. Raises `InputError` if the model has fewer
-    nodes, or fewer places to cut; if no node can be divided; or if the bytes that cross are not known because this trial fails.
+    Only arrays of numbers may cross a cut, no sequences for instance. Raises `InputError` if the model has fewer nodes or fewer places to
+    cut, if no node can be divided, or if the trial run fails, so that the bytes that cross are not known.
     """
     _check_stages("stages", stages, graph)
     return divide_graph(graph, stages, tensor).stages
 
 
 def divide_graph(graph: Graph, stages: int, tensor: int) -> Division:
-    """What `graph_stages` finds, with the graph of the divided nodes. Raises the same errors."""
+    """Like `graph_stages`, but also returns the graph with the divided nodes. Raises the same errors."""
     _check_stages("pipeline_parallel", stages, graph)
     tensor, costs = arguments.whole("tensor_parallel", tensor, 1), node_costs(graph)
     places = cuts(graph, costs)
@@ -114,7 +116,7 @@ def divide_graph(graph: Graph, stages: int, tensor: int) -> Division:
     groups = _groups(divided, pieces, starts, tensor)
     sections = make_sections(divided, groups)
     if reason := _not_numbers(divided, [name for section in sections for name in (*section.uses, *_received(section))]):
-        raise InputError(f"tensor_parallel {tensor}: {graph.path}: an exchange has to keep a tensor: {reason}: expected 1")
+        raise InputError(f"tensor_parallel {tensor}: {graph.path}: the ranks of a stage cannot exchange a tensor: {reason}: expected 1")
     found = [
         _stage(divided, costs, pieces, [group for group in groups if group.rank == rank], [each for each in sections if each.rank == rank])
         for rank in range(stages * tensor)
@@ -135,7 +137,7 @@ def _not_numbers(graph: Graph, names: Sequence[str]) -> str:
 
 
 def _profile(seconds: NDArray[np.float64], places: Sequence[Cut]) -> Profile:
-    """With one micro-batch, `Profile` counts loading alone: what a node costs is all there, and nothing for coding what crosses."""
+    """A `Profile` of one micro-batch: it counts only loading, so the whole cost of a node is given as loading. Coding costs nothing."""
     crossing = np.array([(place.bytes or 0) / _ENTRY_BYTES for place in places] + [0.0])
     return Profile(seconds, np.zeros(len(seconds)), crossing, np.ones(len(seconds), np.int64))
 
@@ -143,8 +145,8 @@ def _profile(seconds: NDArray[np.float64], places: Sequence[Cut]) -> Profile:
 def _edges(seconds: Sequence[float], columns: Mapping[int, Columns], nodes: range, tensor: int) -> dict[int, list[int]]:
     """The nodes of a stage to divide, and the first column of each rank in them; see `divide`.
 
-    The largest nodes are divided until the others cost no more than the share of one rank. The first rank computes those: it gets fewer
-    columns.
+    The largest nodes are divided until the other nodes cost no more than the share of one rank. The first rank computes the other nodes, so
+    it gets fewer columns.
     """
     total = whole = sum(seconds[number] for number in nodes)
     chosen = []
@@ -160,7 +162,7 @@ def _edges(seconds: Sequence[float], columns: Mapping[int, Columns], nodes: rang
 
 
 def _groups(graph: Graph, pieces: Sequence[Piece], starts: Sequence[int], tensor: int) -> list[Group]:
-    """The nodes by rank and step. Columns are computed a step after what they read from the stage, and joined in the step after that."""
+    """The nodes by rank and step. The columns of a divided node are one step after the nodes that they read, their join a step later."""
     nodes, made = graph.model.graph.node, makers(graph)
     placed: dict[int, tuple[int, int]] = {}  # of a node: its stage, and its step in the stage
     for number, piece in enumerate(pieces):
@@ -178,7 +180,7 @@ def _groups(graph: Graph, pieces: Sequence[Piece], starts: Sequence[int], tensor
 def _stage(
     graph: Graph, costs: Sequence[NodeCost], pieces: Sequence[Piece], groups: Sequence[Group], sections: Sequence[Section]
 ) -> GraphStage:
-    """What one rank has."""
+    """The `GraphStage` of one rank."""
     nodes, tensors, sizes = graph.model.graph.node, graph.trial.tensors, weight_sizes(graph)
     all_nodes = [number for group in groups for number in group.nodes]
     own = {number for section in sections for number in section.own}

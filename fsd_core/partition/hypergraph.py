@@ -79,7 +79,7 @@ def hypergraph(
 
 
 def default_solver() -> Callable[[], Solver] | None:
-    """What makes a solver: Mt-KaHyPar in a child process. `None` if it is not installed."""
+    """A function that makes a solver: Mt-KaHyPar in a child process. `None` if Mt-KaHyPar is not installed."""
     if importlib.util.find_spec("mtkahypar") is None:
         return None
     return lambda: Solver([sys.executable, "-P", _mtkahypar.__file__])

@@ -45,11 +45,11 @@ class Parallel:
 
 
 def parallel(workers: Any = AUTO, data: Any = None, pipeline: Any = None, tensor: Any = None) -> Parallel:
-    """Complete what a user gives. ``workers`` is a number or "auto"; `None` means that a size is not given.
+    """Complete the numbers that a user gives. ``workers`` is a number or "auto"; `None` means that a size is not given.
 
     The product of the three sizes is the number of workers. With ``workers`` "auto", a size that is not given is 1. With a number of
-    workers, the first of tensor, data and pipeline that is not given takes what the others leave. Raises `InputError` with the arithmetic
-    if no sizes have this product.
+    workers, the first of tensor, data and pipeline that is not given becomes ``workers`` divided by the product of the given sizes. Raises
+    `InputError` if this is impossible; the error line shows the calculation.
     """
     sizes = {"data_parallel": data, "pipeline_parallel": pipeline, "tensor_parallel": tensor}
     given = {name: arguments.whole(name, size, 1) for name, size in sizes.items() if size is not None}
@@ -74,7 +74,7 @@ def parallel(workers: Any = AUTO, data: Any = None, pipeline: Any = None, tensor
 
 
 def wished(workers: Any = AUTO, data: Any = None, pipeline: Any = None, tensor: Any = None) -> Parallel | int | None:
-    """What a user decides of the split: all of it if a size is given or ``workers`` is 1, else the number of workers, or nothing.
+    """What the user has decided: a `Parallel` if a size is given or ``workers`` is 1, else the number of workers, else `None`.
 
     Arguments and errors are those of `parallel`.
     """

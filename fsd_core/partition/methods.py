@@ -64,14 +64,17 @@ def partition(
 
 
 def of_size(made: Partition, workers: int, stages: int, name: str) -> Partition:
-    """``made`` if it is for so many workers and stages. Raises `InputError` if it is not. A file that names no stages may have them."""
+    """Return ``made`` if it is for these numbers of workers and stages, else raise `InputError`.
+
+    A file need not name its stages. So if ``made`` has one stage, but its owners fit ``stages`` stages, the result has ``stages`` stages.
+    """
     if made.workers != workers:
         raise InputError(f"partition {name}: made for {made.workers} workers: expected {workers}, the number of workers of one replica")
     if made.stages == 1 < stages:
         try:
             return Partition(workers, made.owners, made.label, stages)
         except InputError as error:
-            raise InputError(f"partition {name}: has no {stages} stages: {error}") from error
+            raise InputError(f"partition {name}: not made for {stages} stages: {error}") from error
     if made.stages != stages:
         raise InputError(f"partition {name}: made for {made.stages} stages: expected {stages}; use pipeline_parallel {made.stages}")
     return made

@@ -1,9 +1,9 @@
-"""Cuts a model into stages of consecutive layers: the largest stage is as small as possible, and little crosses a cut.
+"""Cuts a model into stages of consecutive layers: the largest stage is as small as possible, and few activations cross a cut.
 
 All stages load their weights at the same time. With one micro-batch they compute one after the other, so only loading counts; with m
 micro-batches, (m - 1) / m of the largest stage's work adds to the time of the run. `profile` counts the work of a layer: a sample whose
-activations equal those of an input of zeros costs nothing, because a worker computes such samples once. Counts instead of measured seconds
-make the cut of equal arguments equal.
+activations equal those of an input of zeros costs nothing, because a worker computes such samples once. `profile` measures no seconds, so
+equal arguments give equal cuts.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ DENSE_SHARE = 1 / 32  # a multiplication of a dense product takes this share of 
 ENCODE_S, DECODE_S = 18e-9, 9e-9  # seconds to encode or decode one activation of a live sample, on one core
 SAMPLED = 256  # samples that `profile` computes
 SAMPLED_WORK = 500_000_000  # multiplications that `profile` may make
-SLACK = 1.05  # a cut may make the largest stage this much larger than necessary if less crosses it
-PAYS_S = 0.2  # seconds of work of a stage that pay for a micro-batch: the time of a message through a topic to a queue
+SLACK = 1.05  # the largest stage may be so many times as large as necessary if fewer activations cross the cuts
+PAYS_S = 0.2  # seconds of work of a stage on one micro-batch that are worth its messages: the time of a message from topic to queue
 CELLS = 1 << 22  # costs of stages that `cut` holds at once
-FILL = 4  # micro-batches for each stage: more hardly shorten a run, of which stages then wait at most a fifth
+FILL = 4  # micro-batches for each stage: stages then wait for at most a fifth of the run, so more micro-batches hardly shorten it
 
 
 @attrs.frozen(eq=False)
@@ -40,7 +40,7 @@ class Profile:
     work_s: NDArray[np.float64]  # seconds to compute one layer for all samples of the input
     crossing: NDArray[np.float64]  # activations that leave the layer, of all live samples
     widths: NDArray[np.int64]  # rows
-    batches: int = 1  # micro-batches that go through the stages one behind the other
+    batches: int = 1  # micro-batches that go through the stages one after another
     live: NDArray[np.float64] | None = None  # the share of the samples that are live before the layer, if a sample was computed
 
     @property
@@ -61,8 +61,8 @@ class Profile:
 def profile(model: Model, inputs: Any = None, samples: int = 1000) -> Profile:
     """Count what each layer costs for ``inputs``, a scipy CSR matrix (samples, inputs) float32.
 
-    Computes some of the samples. Without ``inputs``, or if the model is too large for this, counts as if all of ``samples`` samples were
-    live in all layers.
+    This function computes some of the samples. Without ``inputs``, or if the model is too large for this, it counts as if ``samples``
+    samples were live in all layers.
     """
     layers = model.layers
     samples = samples if inputs is None else inputs.shape[0]
@@ -96,7 +96,7 @@ def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
     """Find the first layer (0-based) of each stage, ascending. Returns `None` if there is no way to cut.
 
     A stage has at least one layer with at least ``tensor`` rows. The cost of the largest stage is at most `SLACK` x the smallest possible
-    one; among these ways, the fewest activations cross the cuts.
+    cost; among the cuts for which this holds, this function takes those that the fewest activations cross.
     """
     layers = len(costs.work_s)
     ends = np.concatenate([[0.0], np.cumsum(costs.seconds)])
@@ -105,7 +105,10 @@ def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
     encode_s, decode_s = crossing * ENCODE_S * costs.overlap, crossing * DECODE_S * costs.overlap
 
     def stage_costs(some: slice) -> NDArray[np.float64]:
-        """The costs of stages that end before the layers ``some`` (rows), by their first layer (columns); infinite where none may be."""
+        """The cost of each stage that ends before one of the layers ``some`` (rows) and begins with any layer (columns).
+
+        A stage that is not allowed has an infinite cost.
+        """
         last = np.arange(1, layers + 1)[some, None]
         found = ends[last] - ends[:-1] + decode_s[:-1] + encode_s[last]
         return np.where((wide[last] > wide[:-1]) & (np.arange(layers) < last), found, np.inf)
@@ -140,5 +143,5 @@ def cut(costs: Profile, stages: int, tensor: int) -> list[int] | None:
 
 
 def worthwhile(costs: Profile, stages: int, tensor: int) -> int:
-    """The number of micro-batches that pay: a stage has at least `PAYS_S` of work on each; and at most `FILL` for each stage."""
+    """How many micro-batches shorten a run: a stage has at least `PAYS_S` seconds of work on each; at most `FILL` for each stage."""
     return int(max(1, min(FILL * stages, costs.work_s.sum() / stages / tensor / PAYS_S))) if stages > 1 else 1

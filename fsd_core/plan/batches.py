@@ -102,7 +102,9 @@ def cut(
         return sizes(samples, -(-max(found) // 2), parallel)
 
     def ranks(found: list[int]) -> list[RankMemory | None]:
-        return [each.fitting(max(found), limits, budget, -(-len(found) // parallel.data)) for each in parts]
+        # In an estimate, equal stages are one object.
+        fits = {each: each.fitting(max(found), limits, budget, -(-len(found) // parallel.data)) for each in dict.fromkeys(parts)}
+        return [fits[each] for each in parts]
 
     budget = None if limits.memory_bytes is None else int(limits.memory_bytes / MARGIN)
     found = sizes(samples, batch_size, parallel, wanted)
@@ -122,7 +124,7 @@ def cut(
 
 def least_bytes(parts: list[RankSizes], limits: InvokeLimits) -> int:
     """The smallest memory of a function that can run the largest of these parts: with one sample, layer by layer."""
-    return max(int(MARGIN * each.predicted(1, limits, keep=False, ahead=0).bytes) for each in parts)
+    return max(int(MARGIN * each.predicted(1, limits, keep=False, ahead=0).bytes) for each in dict.fromkeys(parts))
 
 
 def _reads_again(ranks: Sequence[RankMemory | None]) -> bool:

@@ -1,4 +1,4 @@
-"""Compares many ways to run a workload: which are possible, what they take and cost, and which one an objective chooses."""
+"""Compares many ways to run a workload: which ways are possible, their seconds and USD, and which way an objective chooses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Candidate:
 
     @property
     def feasible(self) -> bool:
-        """Whether it can run and meets what the user asked for."""
+        """Whether this way can run and meets the wishes of the user."""
         return not self.why
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Wishes:
     budget: float | None = None
 
     def beyond(self, seconds: float, usd: float) -> str:
-        """Why a way that takes and costs at least so much does not meet them; empty if it may."""
+        """Why a way that takes at least ``seconds`` and costs at least ``usd`` cannot meet the wishes; empty if it may."""
         if self.deadline is not None and seconds > self.deadline:
             return f"takes at least {seconds:.3g} s, longer than the deadline of {self.deadline:g} s"
         if self.budget is not None and usd > self.budget:
@@ -75,7 +75,7 @@ class Wishes:
         return ""
 
     def refuses(self, found: Prediction, limits: InvokeLimits) -> str:
-        """Why a prediction does not meet them; empty if it does."""
+        """Why a prediction does not meet the wishes; empty if it does."""
         slow, usd = found.seconds["p95"], found.usd
         if limits.timeout_s is not None and slow > limits.timeout_s:
             return f"takes {slow:.3g} s (p95), a function may run {limits.timeout_s:g} s"
@@ -104,6 +104,7 @@ def compare(
     be among the best.
     """
     ways, found = Ways(workload, given or Given()), list[Candidate]()
+    elsewhere: list[Candidate] = []  # at the places before
     for number, place in enumerate(places):
         queue: list[tuple[Way, dict[int, tuple[float, float]]]] = []  # with the least that it takes and costs, by size of a function
         for shape in ways.shapes:
@@ -118,18 +119,20 @@ def compare(
         for at, (way, least) in enumerate(queue):
             if progress is not None:
                 progress(number * len(queue) + at, len(places) * len(queue))
-            worth = [size for size in least if _better(least[size], rough) is None]
+            here = [each for _, each in rough]
+            worth = [size for size in least if _better(least[size], here, elsewhere) is None]
             if worth and way.split.steps:  # now with the price of its requests
                 sent = way.least_sent(SCREEN_STEPS)
                 least |= {size: (least[size][0], least[size][1] + sent) for size in worth}
-                worth = [size for size in worth if _better(least[size], rough) is None]
-            found += [_beaten(way, size, least[size], rough, wishes) for size in least if size not in worth]
+                worth = [size for size in worth if _better(least[size], here, elsewhere) is None]
+            found += [_beaten(way, size, least[size], _better(least[size], here, elsewhere), wishes) for size in least if size not in worth]
             enough = way.split.parallel.parts > 1 and sum(other.split.parallel.parts > 1 for other, _ in rough) >= SCREENED
             hopeless = all(wishes.beyond(*point) for point in least.values()) and any(each.feasible for _, each in rough)
             if worth and (enough or hopeless):
-                found += [_beaten(way, size, least[size], rough, wishes) for size in worth]
+                found += [_beaten(way, size, least[size], None, wishes) for size in worth]
             elif worth:
                 rough += [(way, _candidate(way, each, wishes)) for each in way.simulated(SCREEN_STEPS, SCREEN_RUNS, worth, [True])]
+        elsewhere += [each for _, each in rough if each.feasible and each.prediction is not None and each.prediction.usd is not None]
         best = _worth(rough)
         for way in dict.fromkeys(way for way, _ in rough):
             sizes = [each.memory_mb for other, each in rough if other is way and each in best]
@@ -173,23 +176,27 @@ def _refused(place: Place, shape: Parallel, found: Refused) -> Candidate:
     )
 
 
-def _better(least: tuple[float, float], rough: Sequence[tuple[Way, Candidate]]) -> Candidate | None:
-    """One that is faster and cheaper than the ``least`` that another one can take and cost."""
+def _better(least: tuple[float, float], here: Sequence[Candidate], elsewhere: Sequence[Candidate]) -> Candidate | None:
+    """One that is faster and cheaper than the ``least`` that another one can take and cost: ``here``, at the same place, or ``elsewhere``.
+
+    One elsewhere counts only if a way here is cheaper than this least, so that the cheapest way of each place is known.
+    """
     seconds, usd = least
-    for _, each in rough:
+    known = any(each.feasible and each.prediction is not None and (each.prediction.usd or 0.0) <= usd for each in here)
+    for each in (*here, *elsewhere) if known else here:
         made = each.prediction
         if made is not None and made.seconds["p50"] < seconds and (made.usd or 0.0) <= usd:
             return each
     return None
 
 
-def _beaten(way: Way, memory_mb: int, least: tuple[float, float], rough: Sequence[tuple[Way, Candidate]], wishes: Wishes) -> Candidate:
-    """A way that was not simulated, because another one is better even than the ``least`` that it takes."""
-    better = _better(least, rough)
+def _beaten(way: Way, memory_mb: int, least: tuple[float, float], better: Candidate | None, wishes: Wishes) -> Candidate:
+    """A way that was not simulated, because a ``better`` one exists even for the ``least`` that it takes, or many others promise more."""
     seconds, usd = least
     takes = f"takes at least {seconds:.3g} s"
     words = f"{takes}{f' and {usd:.2g} USD' if usd else ''}: "
-    words += f"{shape_words(better.parallel)} is better in both" if better else f"{SCREENED} other ways promise more"
+    on = f" on {better.provider}" if better is not None and better.provider != way.place.provider else ""
+    words += f"{shape_words(better.parallel)}{on} is better in both" if better else f"{SCREENED} other ways promise more"
     return Candidate(
         provider=way.place.provider,
         channel=way.channel,
@@ -218,7 +225,7 @@ def _behind(point: tuple[float, float], points: Sequence[tuple[float, float]]) -
 
 
 def key_of(objective: str, candidate: Candidate) -> float:
-    """What an objective makes small: USD, median seconds, or their product."""
+    """The figure that an objective minimises: USD, median seconds, or their product."""
     found = candidate.prediction
     assert found is not None
     usd = math.inf if found.usd is None else found.usd
@@ -249,7 +256,7 @@ def _free(candidates: Sequence[Candidate]) -> bool:
 
 
 def front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The Pareto front of median seconds against USD: no other one is both faster and cheaper. The fastest first."""
+    """The Pareto front of median seconds against USD: the candidates that no other one beats in both. The fastest first."""
     usable = [each for each in candidates if each.feasible and each.prediction is not None]
     found: list[Candidate] = []
     for each in sorted(usable, key=lambda one: (key_of("latency", one), key_of("cost", one))):

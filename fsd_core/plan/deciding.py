@@ -24,7 +24,7 @@ UNKNOWN = "hybrid"  # the channel where a provider does not say its limits
 
 @attrs.frozen
 class Decision:
-    """How to run, and why, in one sentence; ``reason`` is empty where nothing was left to choose."""
+    """How to run, and why, in one sentence; ``reason`` is empty if the user left no choice to the planner."""
 
     parallel: Parallel
     channel: str

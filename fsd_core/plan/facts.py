@@ -17,17 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.codec import encode
-from fsd_core.kernel import Block, Finish, Fused, Weights, stacked, weights
+from fsd_core.kernel import Block, Finish, Fused, Weights, compiled, stacked, weights
 from fsd_core.model import Csr, Layer, Model
 from fsd_core.model.activation import activate
 from fsd_core.partition.stages import DENSE_SHARE, WORK_S
 from fsd_core.plan.split import EMPTY_BYTES
 
-__all__ = ["BUDGET_S", "Facts", "described", "learn"]
+__all__ = ["BUDGET_S", "DENSE_BYTES", "Facts", "described", "fewer", "learn", "order"]
 
 BUDGET_S = 0.5  # seconds that `learn` computes
 FIRST_SAMPLES = 64  # of the first pass, which shows how many samples the time allows
 FIRST_SHARE = 0.4  # of the time, at most, for the first pass
+ONWARD_SAMPLES = 16  # live ones that go on through the layers that the time does not reach: they show how many samples stay live
+ONWARD_WORK = 200_000_000  # multiplications with these at most: fewer samples go on through a large model, and none through a huge one
 PROBE_SHARE = 0.2  # of the time, to measure the kernel
 KEPT_VALUES = 1 << 26  # activations that are kept, to be encoded: 256 MB
 DENSE_BYTES = 4.0  # of an activation of which nothing is known
@@ -40,7 +42,7 @@ class Facts:
     model: Model | None  # `None`: dense layers of which only the sizes are known
     samples: int  # of the input
     sampled: int  # of them computed here
-    reached: int  # layers through which they were computed; for later ones the last one counts
+    reached: int  # layers through which they were computed; for later ones the last one counts, apart from `live`: see `_onward`
     widths: NDArray[np.int64]  # (layers + 1,) of the input and of each layer
     nonzeros: NDArray[np.int64]
     stored: NDArray[np.int64]  # bytes of the weights and biases in shards
@@ -67,9 +69,9 @@ class Facts:
         if block is None:
             width = int(self.widths[number]) if rows is None else len(rows)
             return EMPTY_BYTES + width * float(self.live[number]) * self._dense_bytes
-        fewer = block if most is None else _fewer(block, most)
-        share = float(self.shares[number]) * (len(fewer.live) / len(block.live) if len(block.live) else 1.0)
-        size = len(encode(fewer if rows is None else fewer.take(rows)))
+        some = block if most is None else fewer(block, most)
+        share = float(self.shares[number]) * (len(some.live) / len(block.live) if len(block.live) else 1.0)
+        size = len(encode(some if rows is None else some.take(rows)))
         return EMPTY_BYTES + max(0, size - EMPTY_BYTES) / share
 
     @cached_property
@@ -91,13 +93,24 @@ def learn(model: Model, inputs: Any, budget_s: float = BUDGET_S) -> Facts:
     samples = inputs.shape[0]
     began = time.monotonic()
     first = _pass(model, _some(inputs, min(FIRST_SAMPLES, samples)), began + FIRST_SHARE * budget_s)
-    left = budget_s - PROBE_SHARE * budget_s - (time.monotonic() - began)
-    possible = int(first.count * max(1.0, 0.8 * left / max(sum(first.layer_s), 1e-6)))
-    found = first
-    if first.reached == len(model.layers) and min(possible, samples) > first.count:
-        found = _pass(model, _some(inputs, min(possible, samples)), began + 4 * budget_s)
-    _probe(model, found if found.reached >= first.reached else first, budget_s * PROBE_SHARE)
-    return _facts(model, samples, found if found.reached >= first.reached else first)
+    found, left = first, (1 - PROBE_SHARE) * budget_s
+    if first.reached == len(model.layers) and first.count < samples:
+        _probe(model, first, budget_s * PROBE_SHARE)
+        left = 0.8 * (left - (time.monotonic() - began))
+        by_scipy = int(first.count * max(1.0, left / max(sum(first.layer_s), 1e-6)))
+        ready_s, kernel_s = (float(each.sum()) for each in _by_kernel(model, first))
+        by_kernel = min(
+            int(first.count * (left - ready_s) / max(kernel_s, 1e-6)), KEPT_VALUES // max(each.outputs for each in model.layers)
+        )
+        if compiled.active() is not None and min(by_kernel, samples) > by_scipy:
+            found = _kernel_pass(model, _some(inputs, min(by_kernel, samples)))
+        elif min(by_scipy, samples) > first.count:
+            found = _pass(model, _some(inputs, min(by_scipy, samples)), began + 4 * budget_s)
+            found = found if found.reached >= first.reached else first
+    _onward(model, found)
+    if not found.probes:
+        _probe(model, found, budget_s * PROBE_SHARE)
+    return _facts(model, samples, found)
 
 
 def described(widths: Sequence[int], samples: int) -> Facts:
@@ -130,8 +143,10 @@ class _Pass:
 
     count: int
     live: list[int] = attrs.field(factory=list)
+    later: list[float] = attrs.field(factory=list)  # live samples after the layers that were not reached, as some of them show
     layer_s: list[float] = attrs.field(factory=list)  # by scipy and numpy
     blocks: list[Block] = attrs.field(factory=list)
+    left: int = KEPT_VALUES // 2  # values that may be kept beyond those that each layer may have
     probes: list[tuple[int, float, float]] = attrs.field(factory=list)  # layer, seconds to prepare, seconds to compute: by the kernel
 
     @property
@@ -141,7 +156,10 @@ class _Pass:
     def add(self, block: Block, layers: int) -> None:
         """Keep what enters the next layer."""
         self.live.append(len(block.live))
-        self.blocks.append(_kept(block, layers))
+        share = KEPT_VALUES // 2 // (layers + 1) // max(1, block.rows)  # each block has this, and the first ones more, in turns
+        more = max(0, min(len(block.live) - share, self.left // 2 // max(1, block.rows)))
+        self.left -= more * block.rows
+        self.blocks.append(fewer(block, max(1, share + more)))
 
 
 def _some(inputs: Any, count: int) -> NDArray[np.float32]:
@@ -155,21 +173,71 @@ def _pass(model: Model, x: NDArray[np.float32], until: float) -> _Pass:
 
     By scipy, which computes at once: the kernel of a worker first prepares its weights, which takes longer than a few samples.
     """
-    values = np.zeros((len(x), 1 + x.shape[1]), np.float32)
-    values[:, 1:] = x
-    block = Block(values, np.arange(x.shape[1], dtype=np.int32), x.shape[1]).trimmed()
+    block = _entering(x)
     found = _Pass(x.shape[1])
     found.add(block, len(model.layers))
     for number, layer in enumerate(model.layers):
         if number and time.monotonic() > until:
             break
-        matrix = layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
+        matrix = _matrix(layer)
         began = time.process_time()
-        z = np.asarray(matrix @ block.values)
-        block = Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
+        block = _computed(layer, matrix, block)
         found.layer_s.append(time.process_time() - began)
         found.add(block, len(model.layers))
     return found
+
+
+def _entering(x: NDArray[np.float32]) -> Block:
+    """The samples ``x`` (inputs, samples) as they enter the first layer."""
+    values = np.zeros((len(x), 1 + x.shape[1]), np.float32)
+    values[:, 1:] = x
+    return Block(values, np.arange(x.shape[1], dtype=np.int32), x.shape[1]).trimmed()
+
+
+def _kernel_pass(model: Model, x: NDArray[np.float32]) -> _Pass:
+    """As `_pass`, through all layers, by the kernel of a worker, which is faster for many samples."""
+    block, found = _entering(x), _Pass(x.shape[1])
+    block = stacked([block], block.live)
+    found.add(block, len(model.layers))
+    for number, layer in enumerate(model.layers):
+        block, ready_s, seconds = _forward(layer, block)
+        found.layer_s.append(seconds)
+        found.probes.append((number, ready_s, seconds))
+        found.add(block, len(model.layers))
+    return found
+
+
+def _forward(layer: Layer, block: Block) -> tuple[Block, float, float]:
+    """What a layer makes of a block, and the seconds to prepare its weights and to compute, by the kernel of a worker."""
+    began = time.process_time()
+    ready = _ready(layer)
+    prepared = time.process_time()
+    made = ready.forward(block)
+    return made, prepared - began, time.process_time() - prepared
+
+
+def _onward(model: Model, found: _Pass) -> None:
+    """Send some live samples through the layers that the pass did not reach."""
+    layers = model.layers[found.reached :]
+    count = min(ONWARD_SAMPLES, ONWARD_WORK // max(1, sum(layer.nonzeros for layer in layers)))
+    if not count:
+        return
+    block = fewer(found.blocks[-1], count)
+    each = found.live[-1] / max(1, len(block.live))
+    for layer in layers:
+        block = _computed(layer, _matrix(layer), block)
+        found.later.append(each * len(block.live))
+
+
+def _matrix(layer: Layer) -> Any:
+    """The weights of a layer for `_computed`."""
+    return layer.weights.scipy() if isinstance(layer.weights, Csr) else layer.weights
+
+
+def _computed(layer: Layer, matrix: Any, block: Block) -> Block:
+    """The block after a layer, whose weights are ``matrix``."""
+    z = np.asarray(matrix @ block.values)
+    return Block(activate(z, layer.bias, layer.activation, layer.clip, layer.challenge), block.live, block.samples).trimmed()
 
 
 def _probe(model: Model, found: _Pass, budget_s: float) -> None:
@@ -180,14 +248,20 @@ def _probe(model: Model, found: _Pass, budget_s: float) -> None:
             return
         kept = found.blocks[number]
         block = stacked([kept], kept.live)
-        began = time.process_time()
-        ready = _ready(model.layers[number])
-        prepared = time.process_time()
-        ready.forward(block)
-        seconds = time.process_time() - prepared
+        _, ready_s, seconds = _forward(model.layers[number], block)
         # A tile takes as long if few of its lanes are live, and a batch of many samples fills all of them: the time of a lane counts.
         tiles, _, width = block.tiles.shape
-        found.probes.append((number, prepared - began, seconds * max(1, found.live[number]) / (tiles * max(1, width - 1))))
+        found.probes.append((number, ready_s, seconds * max(1, found.live[number]) / (tiles * max(1, width - 1))))
+
+
+def _by_kernel(model: Model, found: _Pass) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The seconds in which the kernel of a worker prepares each layer, and computes each one that was reached, as the probes show."""
+    probes = sorted(found.probes)
+    at = [number for number, _, _ in probes]
+    nonzeros = np.array([layer.nonzeros for layer in model.layers], np.int64)
+    ready = np.interp(np.arange(len(nonzeros)), at, [ready_s / max(1, nonzeros[number]) for number, ready_s, _ in probes])
+    factors = np.interp(np.arange(found.reached), at, [seconds / max(found.layer_s[number], 1e-9) for number, _, seconds in probes])
+    return ready * nonzeros, factors * np.maximum(found.layer_s, 1e-9)
 
 
 def _ready(layer: Layer) -> Weights | Fused:
@@ -198,17 +272,18 @@ def _ready(layer: Layer) -> Weights | Fused:
     return weights(layer.weights.shape, None, layer.weights, None, finish)
 
 
-def _kept(block: Block, layers: int) -> Block:
-    """The block with fewer live samples if all layers together would take too much memory."""
-    return _fewer(block, max(1, KEPT_VALUES // (layers + 1) // max(1, block.rows)))
-
-
-def _fewer(block: Block, columns: int) -> Block:
-    """The block with at most so many live samples, spread over all."""
+def fewer(block: Block, columns: int) -> Block:
+    """The block with the first ``columns`` of its live samples by `order`, if it has more: blocks of several layers have the same ones."""
     if columns >= len(block.live):
         return block
-    chosen = np.arange(columns) * len(block.live) // columns
-    return Block(np.ascontiguousarray(block.values[:, np.concatenate([[0], 1 + chosen])]), block.live[chosen], block.samples)
+    chosen = np.sort(np.argpartition(order(block.live), columns)[:columns])
+    return Block.of(block.tiles, block.lanes[chosen], block.live[chosen], block.samples).packed(1 + columns)
+
+
+def order(samples: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """A number in [0, 1) for each of these samples: those below any bound are spread over all."""
+    spread: NDArray[np.float64] = (samples.astype(np.uint32) * np.uint32(2654435769)) / 2.0**32
+    return spread
 
 
 def _facts(model: Model, samples: int, found: _Pass) -> Facts:
@@ -218,18 +293,14 @@ def _facts(model: Model, samples: int, found: _Pass) -> Facts:
     sparse = np.array([isinstance(layer.weights, Csr) for layer in layers])
     # In a shard: indices and values, and two arrays of row starts (own and received columns); or the dense values. And biases.
     stored = np.where(sparse, 8 * nonzeros + 16 * rows, 4 * nonzeros) + 4 * rows
-    more = len(layers) - reached
-    live = np.concatenate([np.array(found.live, np.float64) * scale, np.full(more, found.live[-1] * scale)])
-    # The kernel takes another time than scipy: by a factor that the probed layers show. Later layers cost what the last one costs.
-    probes = sorted(found.probes)
-    at = [number for number, _, _ in probes]
-    factors = [kernel_s / max(found.layer_s[number], 1e-9) for number, _, kernel_s in probes]
-    factor = np.interp(np.arange(reached), at, factors)
+    live = np.array([*found.live, *found.later], np.float64) * scale
+    live = np.concatenate([live, np.full(len(layers) + 1 - len(live), live[-1])])
+    # Later layers cost what the last one costs.
     work_s = np.empty(len(layers))
-    work_s[:reached] = factor * np.array(found.layer_s) * scale
+    ready_s, computed_s = _by_kernel(model, found)
+    work_s[:reached] = computed_s * scale
     pace = work_s[reached - 1] / max(1.0, nonzeros[reached - 1] * (scale + live[reached - 1]))
     work_s[reached:] = pace * nonzeros[reached:] * (scale + live[reached:-1])
-    ready = [ready_s / max(1, nonzeros[number]) for number, ready_s, _ in probes]
     counts = [len(block.live) for block in found.blocks]
     shares = np.ones(len(layers) + 1)
     shares[: len(counts)] = [count / alive if alive else 1.0 for count, alive in zip(counts, live, strict=False)]
@@ -243,7 +314,7 @@ def _facts(model: Model, samples: int, found: _Pass) -> Facts:
         stored=stored,
         live=live,
         work_s=work_s,
-        ready_s=np.interp(np.arange(len(layers)), at, ready) * nonzeros,
+        ready_s=ready_s,
         blocks=(*found.blocks, *[None] * (len(layers) + 1 - len(found.blocks))),
         shares=np.maximum(shares, 1e-9),
     )

@@ -46,7 +46,7 @@ def prepared(sampler: Sampler, *, staged: bool, puts: int, put_bytes: float) -> 
 
 def launched(sampler: Sampler, workers: int, branching: int, cold: NDArray[np.bool_], begin_s: Array, host_s: float = 0.0) -> Begun:
     """The launch of all ranks of the run. ``cold``: (runs,), whether no function waits for it. ``begin_s``: seconds of computing until a
-    function has claimed its rank, one number or (runs, 1). ``host_s``: the first launch takes at least so long.
+    function has claimed its rank, one number or (runs, 1). ``host_s``: the launches take at least so long.
     """
     runs, first = sampler.runs, min(workers, ROOTS)
     ranks = np.arange(workers)
@@ -56,7 +56,8 @@ def launched(sampler: Sampler, workers: int, branching: int, cold: NDArray[np.bo
     claims = np.maximum(*(sampler.draw("connect", shared) + sampler.draw(verb, shared) for verb in ("put", "get")))
     claims = claims + sampler.draw("get", shared) + begin_s
     began = np.zeros((runs, workers))
-    free = np.repeat(sampler.draw("put", client)[:, None], THREADS, axis=1)
+    put = sampler.draw("put", client)
+    free = np.repeat(put[:, None], THREADS, axis=1)
     for at in range(0, first, THREADS):
         some = slice(at, min(first, at + THREADS))
         width = some.stop - at
@@ -66,7 +67,7 @@ def launched(sampler: Sampler, workers: int, branching: int, cold: NDArray[np.bo
         began[:, some] = free[:, :width] + starts[:, some]
         free[:, :width] += took
     at = first
-    ready, followed = began + claims, np.maximum(free[:, : min(THREADS, first)].max(axis=1), host_s)
+    ready, followed = began + claims, np.maximum(free[:, : min(THREADS, first)].max(axis=1), put + host_s)
     while at < workers:  # a level of the tree at a time: parents of the ranks from `at` on that have begun
         stop = min(workers, ROOTS + branching * at)
         ranks = np.arange(at, stop)  # of this level

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from fsd_core.common.amount import counted
 from fsd_core.errors import InputError
 from fsd_core.plan.choose import Candidate, Wishes, choose, front, key_of, reason, shape_words
 from fsd_core.plan.pricing import Priced, priced
@@ -20,12 +21,12 @@ __all__ = ["Plan", "nothing", "plan_of"]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Plan:
-    """What `fsd_core.make_plan` found.
+    """The result of `fsd_core.make_plan`.
 
-    - ``choice``: the `Candidate` that the objective chooses, a cold start; ``reason``: why, in one sentence.
-    - ``candidates``: all ways that were priced, possible or not; ``front``: of the cold ones, those that no other one beats in both time
-      and money, the fastest first.
-    - ``about``: model, input and wishes, for people; ``sizes``: of model and input. ``notes``: what the figures rest on.
+    - ``choice``: the `Candidate` that the objective chooses, with a cold start; ``reason``: why, in one sentence.
+    - ``candidates``: all ways that were priced, possible or not; ``front``: the cold starts that no other one beats in both time and money,
+      the fastest first.
+    - ``about``: model, input and wishes, as texts; ``sizes``: the sizes of model and input. ``notes``: the assumptions of the figures.
     - ``per_day``: for each provider with a server in its tariff, from how many runs a day that server is cheaper; empty if not asked for.
     """
 
@@ -60,7 +61,7 @@ class Plan:
         }
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """The keys of ``fsd.toml`` that make ``fsd run`` do what was chosen, by table; the table "" is the top of the file."""
+        """The keys of ``fsd.toml`` with which ``fsd run`` uses the choice, by table; the table "" is the top of the file."""
         choice, shape = self.choice, self.choice.parallel
         top: dict[str, Any] = {"provider": choice.provider, "workers": shape.workers}
         top |= {f"{name}_parallel": size for name, size in shape.to_json().items()}
@@ -108,7 +109,7 @@ def _way(each: Candidate) -> tuple[Any, ...]:
 
 
 def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
-    """The error line where nothing is possible, or nothing meets the wishes."""
+    """The text of the error if no way is possible, or no way meets the wishes."""
     simulated = [each for each in candidates if each.prediction is not None and each.cold]
     if not simulated:
         large = [each for each in candidates if each.needs_bytes]
@@ -122,22 +123,40 @@ def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
         also = f" ({quotas[0]})" if quotas else ""
         return (
             f"{name}: fits no function however it is split: the smallest part, with {shape_words(least.parallel)}, needs "
-            f"{least.needs_bytes / 1e9:.3g} GB, a function has {most / 1e9:.3g} GB{also}: expected about {workers} workers or more"
+            f"{least.needs_bytes / 1e9:.3g} GB, a function has {most / 1e9:.3g} GB{also}: "
+            f"expected about {counted(workers, 'worker')} or more"
         )
+    cheap = [each for each in simulated if wishes.budget is None or _usd(each) <= wishes.budget]
+    quick = [each for each in simulated if wishes.deadline is None or _p95(each) <= wishes.deadline]
     words = []
-    if wishes.deadline is not None:
-        near = min(simulated, key=lambda each: each.prediction.seconds["p95"] if each.prediction else math.inf)
-        assert near.prediction is not None
-        best = f"takes {near.prediction.seconds['p95']:.3g} s (p95)"
-        words.append(f"deadline {wishes.deadline:g}: the fastest way, {shape_words(near.parallel)} on {near.provider}, {best}")
-    if wishes.budget is not None:
-        near = min(simulated, key=lambda each: key_of("cost", each))
-        assert near.prediction is not None
-        best = f"costs {near.prediction.usd or 0:.3g} USD"
-        words.append(f"budget {wishes.budget:g}: the cheapest way, {shape_words(near.parallel)} on {near.provider}, {best}")
-    if not words:
-        return f"{name}: there is no possible way to run it: {simulated[0].why}"
-    return f"{'; '.join(words)}: expected limits that at least one way meets"
+    fastest, cheapest = min(cheap or simulated, key=_p95), min(quick or simulated, key=_usd)
+    if wishes.deadline is not None and _p95(fastest) > wishes.deadline:
+        within = " within the budget" if wishes.budget is not None and cheap else ""
+        line = f"deadline {wishes.deadline:g}: the fastest way{within}, {shape_words(fastest.parallel)} on {fastest.provider}, takes "
+        line += (
+            f"{_p95(fastest):.3g} s (p95), most of it to {_longest(fastest)}: expected at least {math.ceil(100 * _p95(fastest)) / 100:g}"
+        )
+        words.append(line)
+    if wishes.budget is not None and _usd(cheapest) > wishes.budget:
+        within = " within the deadline" if wishes.deadline is not None and quick else ""
+        line = f"budget {wishes.budget:g}: the cheapest way{within}, {shape_words(cheapest.parallel)} on {cheapest.provider}, costs "
+        words.append(f"{line}{_usd(cheapest):.3g} USD: expected at least that")
+    return "; ".join(words) or f"{name}: there is no possible way to run it: {simulated[0].why}"
+
+
+def _p95(each: Candidate) -> float:
+    return each.prediction.seconds["p95"] if each.prediction else math.inf
+
+
+def _usd(each: Candidate) -> float:
+    return (each.prediction.usd or 0.0) if each.prediction else math.inf
+
+
+def _longest(each: Candidate) -> str:
+    """What takes most of the time of a run, in words."""
+    parts: Mapping[str, float] = each.prediction.parts if each.prediction else {}
+    words = {"launch": "start functions", "load": "load weights", "compute": "compute", "exchange": "exchange activations"}
+    return words.get(max(parts, key=lambda name: parts[name]), "collect the output")
 
 
 def _servers(ways: Priced, places: Sequence[Place], cold: Sequence[Candidate], runs: float) -> list[dict[str, Any]]:

@@ -3,10 +3,14 @@
 A rank keeps the weights of its stage in the form that the kernel multiplies, or it reads them again for each micro-batch, some layers at a
 time, and forgets each when it is computed. Beside the weights it has the activations that come in and go out of a layer, what the codec
 makes of those that travel, and the layers that it loads ahead: all of them, where it waits for an earlier stage and has the memory.
+
+One formula gives two figures. Before a run, it counts all samples as live, unless some samples were computed to find stages: the run is cut
+so that this bound fits in a function. In the result, it counts the live samples that the prediction of the run found.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -29,10 +33,8 @@ __all__ = ["LayerSizes", "RankMemory", "RankSizes", "index_share", "layer_sizes"
 SAMPLED_NONZEROS = 400_000  # weights that `layer_sizes` looks at to learn how many rows read the same inputs
 ROW_BYTES = 16  # of a row in the kernel's form: bias, number, place and height
 LAYER_BYTES = 4096  # of a layer ready to multiply: its objects
-ENCODED = (
-    2  # arrays of the size of what is encoded that the codec has at once: what is taken of the block and a copy, or that and its bytes
-)
-HEAP_BYTES = 8 << 20  # of what was freed stay in the process, as `fsd_core.worker.memory` sets it
+CODED = 2.5  # arrays of the size of what is encoded or decoded that the codec has at once
+HEAP_BYTES = 6 << 20  # of the activations that were freed stay in the process, as `fsd_core.worker.memory` sets it
 
 
 @attrs.frozen
@@ -90,11 +92,12 @@ class LayerSizes:
     @property
     def active_rows(self) -> float:
         """So many rows of activations are in memory while the layer is computed."""
-        encoded = ENCODED * self.largest + self.sends
+        encoded = CODED * self.largest + self.sends
         if compiled.active() is None:
             return max(self.held + self.rows + encoded, 2 * self.held + 2 * self.away + 4 * self.rows)
-        if not self.away:  # what goes into a stretch of layers, in tiles, and what comes out
-            both = 2 * self.held + self.rows
+        both: float
+        if not self.away:  # what goes into a stretch of layers, in tiles, and what comes out; or the staged input, which is decoded
+            both = max(2 * self.held + self.rows, CODED * self.held)
         elif not self.held:  # the first layer of a stage: the next micro-batch may have arrived too
             both = 3 * self.away + self.rows
         else:  # received rows, apart and in one block; sums of its own rows, at first, in all lanes, and complete; rows it still sends
@@ -124,10 +127,13 @@ class RankSizes:
 
     @cached_property
     def _table(self) -> NDArray[np.float64]:
-        """(6, layers): bytes in the shard; bytes ready to multiply, and of these the ones that are copied; rows of activations, and those
-        that go in; share of live samples."""
-        rows = [(each.stored_bytes, each.ready_bytes, each.copied_bytes, each.active_rows, each.held, each.live) for each in self.layers]
-        return np.array(rows, np.float64).reshape(-1, 6).T
+        """(7, layers): bytes in the shard; bytes ready to multiply, and of these the ones that are copied; rows of activations, those that
+        go in, and those that arrive; share of live samples."""
+        rows = [
+            (each.stored_bytes, each.ready_bytes, each.copied_bytes, each.active_rows, each.held, each.away, each.live)
+            for each in self.layers
+        ]
+        return np.array(rows, np.float64).reshape(-1, 7).T
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -145,28 +151,48 @@ class RankSizes:
         """Whether the rank waits for all of its input, because it is not of the first stage: then it has the time to load its layers."""
         return bool(self.layers) and self.layers[0].away > 0 and not self.layers[0].held
 
-    def predicted(self, samples: int, limits: InvokeLimits, *, keep: bool, ahead: int = READS, batches: int = 1) -> RankMemory:
+    def predicted(
+        self,
+        samples: int,
+        limits: InvokeLimits,
+        *,
+        keep: bool,
+        ahead: int = READS,
+        batches: int = 1,
+        live: Sequence[float] | None = None,
+    ) -> RankMemory:
         """Predict the memory of the rank for ``batches`` micro-batches of ``samples`` samples.
 
-        ``limits`` has the memory of an idle worker. ``keep``, ``ahead``: as in `RankMemory`.
+        ``limits`` has the memory of an idle worker. ``keep``, ``ahead``: as in `RankMemory`. ``live``: the share of live samples before
+        each layer of the model, and at the end; default: as the layers say.
         """
         if not self.layers:
             return RankMemory(limits.process_bytes + HEAD_BYTES, keep, ahead)
-        _, ready, copied, rows, held, live = self._table
-        lane, starts = 4 * (1 + live * samples), self._starts
+        stored, ready, copied, rows, held, away, share = self._table
+        if live is not None:
+            share = np.array([live[layer.number - 1] for layer in self.layers])
+        lane, starts = 4 * (1 + share * samples), self._starts
         active = np.maximum.reduceat(rows * lane, starts)
         each, raw = np.add.reduceat(ready, starts), np.add.reduceat(copied, starts)
         ends, here = np.cumsum(each), np.arange(len(starts))
-        furthest = np.minimum(here + ahead, len(starts) - 1)
-        following = ends[furthest] - ends + np.minimum(READS, furthest - here) * raw.max()  # loaded ahead, and its bytes meanwhile
         weights = ends if keep else each
-        before = (held * lane)[starts]
-        peak = int((weights + following + np.maximum(active, raw + before)).max())
+        furthest = np.minimum(here + ahead, len(starts) - 1)
+        # All requests under way have their bytes, and all but the last of several also have their weights.
+        reads = np.minimum(READS, furthest - here)
+        loading = np.maximum(0, reads * raw.max() - np.where(reads > 1, each[furthest], 0))
+        computing = weights + ends[furthest] - ends + active + loading
+        # The rank waits for its first layer, whose bytes are joined to those with the head, and for all that it does not load ahead.
+        made = np.concatenate([stored[:1], raw[1:]])
+        waiting = (weights + made + (held * lane)[starts])[: 1 if ahead else None].max()
+        waiting += max(0, min(READS, ahead, len(starts)) - 1) * raw.max()
+        peak = int(max(computing.max(), waiting))
         if keep:
             peak = max(peak, int(ready.sum() + active.max()))
+        # What arrives for a layer is put between what is in use, and leaves gaps in the heap: about the mean of the layers.
+        peak += int((away * lane)[1:].sum() / len(self.layers))
         last = self.layers[-1]
-        waiting = int(lane[-1] * last.held) * (batches - 1) if last.is_output else 0  # encoded outputs, until the last one is there
-        return RankMemory(limits.process_bytes + HEAD_BYTES + waiting + peak + min(HEAP_BYTES, peak // 2), keep, ahead)
+        outputs = int(lane[-1] * last.held) * (batches - 1) if last.is_output else 0  # encoded, until the last one is there
+        return RankMemory(limits.process_bytes + HEAD_BYTES + outputs + peak + min(HEAP_BYTES, int(active.max())), keep, ahead)
 
     def fitting(self, samples: int, limits: InvokeLimits, budget: int | None, batches: int) -> RankMemory | None:
         """How the rank uses its memory for ``batches`` micro-batches of ``samples`` samples.

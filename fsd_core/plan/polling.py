@@ -17,7 +17,7 @@ from fsd_core.providers.outline import Outline
 __all__ = ["Bundles", "Inbox"]
 
 Array = NDArray[np.float64]
-LOOK_S = 1.0  # so often a rank that waits for bundles looks for failures and for news, in turns
+LOOK_S = 1.0  # a rank that finds no bundle looks for failures and for news, in turns, if it did not for so long
 POLLS = 60  # of one bundle: by then the pauses are half a second
 
 
@@ -46,6 +46,15 @@ class Inbox:
         self._looked = np.full(shape, -np.inf)
         self._opening = self.sampler.draw("connect", self.shared)
 
+    def keep(self, tokens: Array, since: Array) -> None:
+        """The ranks have so many deliveries that are not acknowledged, (runs,), ``since`` (runs, ranks)."""
+        self._tokens, self._oldest = np.broadcast_to(tokens[:, None], since.shape), since
+
+    @property
+    def tokens(self) -> Array:
+        """(runs, ranks): deliveries that are not acknowledged."""
+        return self._tokens
+
     def receive(self, asked: Array, arrives: Array, messages: Array, mean_bytes: float) -> Array:
         """When each rank has received everything. ``arrives``: infinite where nothing comes. ``messages``: (targets, sources), of each."""
         limits, sampler = self.outline.messages, self.sampler
@@ -56,6 +65,9 @@ class Inbox:
         each = messages.sum(axis=1) / np.maximum(1, (messages > 0).sum(axis=1))  # messages of a payload
         most = np.maximum(1, limits.receive_messages // np.maximum(1.0, each)).astype(int)
         have = np.minimum(total, (order <= self._looked[:, :, None]).sum(axis=2))
+        # What came before its step began, a receive of the step before brought: in a step of few payloads, one that brought nothing else.
+        self.receives += copies * self.weight * (have / np.maximum(1, total) ** 2).sum(axis=1)
+        self._remember(copies * self.weight * have * each, asked)
         done, now = asked.copy(), asked.copy()
         while (open_ := have < total).any():
             first = np.take_along_axis(order, np.minimum(have, order.shape[2] - 1)[:, :, None], axis=2)[:, :, 0]
@@ -121,6 +133,7 @@ class Bundles:
     weight: float = 1.0  # the next steps stand for so many
     gets: Array = attrs.field(init=False)
     _took: Array | None = attrs.field(default=None, init=False)  # (runs, targets, sources)
+    _looked: Array | None = attrs.field(default=None, init=False)  # (runs, targets): when a rank looked for failures or news
 
     def __attrs_post_init__(self) -> None:
         self.gets = np.zeros(self.shared.shape[0])
@@ -136,6 +149,7 @@ class Bundles:
         if self._took is None or self._took.shape != shape:
             self._took = np.zeros(shape)
         shared = np.broadcast_to(self.shared[:, :, None], shape)
+        self._looked = asked if self._looked is None else self._looked
         at = since + first_get_s(self._took, self.eager)
         came = np.where(wanted, np.inf, -np.inf)
         open_ = wanted.copy()
@@ -147,14 +161,24 @@ class Bundles:
             hit = open_ & (at + took / 2 >= visible)
             came = np.where(hit, at + took, came)
             open_ = open_ & ~hit
+            self._look(np.where(open_, at + took, -np.inf).max(axis=2))
             at = np.where(open_, at + took + next_get_s(at + took - since, self.eager, poll_s), at)
         came = np.where(open_, visible + sampler.draw("get", shared), came)
-        waits = np.where(wanted, came, -np.inf).max(axis=2) - asked  # of a rank, for its last bundle
-        self.gets += self.weight * np.floor(np.maximum(0.0, waits) / LOOK_S).sum(axis=1)
-        self._took = np.where(wanted, came - since, self._took)
         if more.any():
             came = came + np.where(more, sampler.draw("get", shared), 0.0)
+        self._took = np.where(wanted, came - since, self._took)
         own = np.where(wanted, came + sizes * sampler.own_rate("get"), -np.inf).max(axis=2)
         link = asked + np.where(wanted, sizes, 0.0).sum(axis=2) * sampler.link_rate("read")
         done: Array = np.maximum(np.maximum(own, link), asked)
         return done
+
+    def _look(self, missed: Array) -> None:
+        """Ranks that ``missed`` a bundle at these moments look whether the run is over; (runs, ranks), minus infinity where one did not.
+
+        Steps that stand for several are as far from each other as these, and a rank looks once a second in all of them.
+        """
+        assert self._looked is not None
+        seconds = np.maximum(0.0, missed - self._looked)
+        count = np.floor(seconds / LOOK_S)
+        self.gets += (count if self.weight > 1 else np.minimum(1.0, count)).sum(axis=1)
+        self._looked = np.where(count > 0, missed, self._looked)

@@ -1,4 +1,4 @@
-"""`predict`: what one way to run a workload takes and costs. Pure: equal arguments give equal predictions."""
+"""`predict`: the seconds, requests and USD of one way to run a workload. Pure: equal arguments give equal predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from fsd_core.latency import Latency, Table
 from fsd_core.partition import Parallel
 from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
-from fsd_core.plan.ending import collected, recorded
+from fsd_core.plan.ending import recorded
+from fsd_core.plan.following import collected, written_pieces
 from fsd_core.plan.launching import BEGIN_S, launched, prepared
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
@@ -30,7 +31,7 @@ from fsd_core.storage.meter import FIELDS
 from fsd_core.worker.lines import FIRST_S, SLOWEST_S
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
-__all__ = ["PARTS", "Platform", "Prediction", "predict", "predict_each"]
+__all__ = ["PARTS", "Platform", "Prediction", "middle", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
@@ -38,7 +39,7 @@ VALUES = 400_000  # about the numbers in one array of the simulation
 # The seconds after which a worker writes its lines, one after the other, as `fsd_core.worker.lines` does, and about their bytes.
 LINES_S, LINES_BYTES = np.minimum(SLOWEST_S, FIRST_S * 2 ** np.arange(14)), 1200
 REPORT_BYTES = 110  # of a report of progress
-HOST_S = 0.3  # until the process that forks the functions of a run on this machine has started
+HOST_S = 0.34  # until the process that forks the functions of a run on this machine has started: 0.32 to 0.47 s, measured
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
 
 
@@ -62,7 +63,7 @@ class Platform:
 
     @property
     def pace(self) -> float:
-        """How many seconds a worker takes for a second of a core of this machine."""
+        """The seconds that a worker needs for work that takes a core of this machine one second."""
         return 1 / (self.speed if self.crowded else self.core_speed * min(1.0, self.outline.cores(self.memory_mb)))
 
     @property
@@ -98,7 +99,7 @@ class Platform:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Prediction:
-    """What one way to run takes and costs.
+    """The predicted seconds, requests and USD of one way to run.
 
     - ``seconds``: p50 and p95 of the time until the client has the answer; ``parts``: the mean seconds of each of `PARTS`, which add up to
       the mean time. ``exchange`` is waiting; ``load`` and ``compute`` are means over ranks.
@@ -198,10 +199,11 @@ def predict_each(
     flow = simulation.run(_of(begun.ready, shape, some))
     load, compute = (each.reshape(count, replicas).mean(axis=1) for each in (flow.load, flow.compute))
     done, outputs, shared = (each.reshape(count, replicas, shape.parts) for each in (flow.done, flow.outputs, flow.shared))
-    records, heard = recorded(whole, outline, shared, done, outputs, channel=channel, eager=eager, workers=shape.workers)
-    pieces = int((around.output_bytes > 0).sum()) * len(split.batches)
+    tokens = flow.tokens.reshape(count, replicas)[:, 0]
+    records, heard = recorded(whole, outline, shared, done, outputs, tokens, channel=channel, eager=eager, workers=shape.workers)
     output = float(around.output_bytes.sum()) * len(split.batches)
-    ended = collected(whole, begun, outputs, records, pieces, shape.workers, output)
+    pieces = written_pieces(outputs, around.output_bytes > 0, len(split.batches), shape.data)
+    ended = collected(whole, begun, pieces, records, shape.workers, output)
     total = prepare + ended.answer
     launch, written = begun.ready.mean(axis=1), outputs.max(axis=(1, 2))
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
@@ -217,7 +219,8 @@ def predict_each(
         around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     scale = len(split.batches) / split.replica_batches  # the counts of a flow are those of one replica for all its micro-batches
     timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
-    said = (lasted[:, :, None] > np.cumsum(LINES_S)).reshape(count, -1).sum(axis=1) * (shape.data / replicas)
+    working_ranks = records.reshape(-1, shape.parts) - _of(begun.ready, shape, some)
+    said = (working_ranks[:, :, None] > np.cumsum(LINES_S)).reshape(count, -1).sum(axis=1) * (shape.data / replicas)
     timed |= {"object_puts": said, "object_bytes_written": LINES_BYTES * said}
     for more in (heard, {"object_gets": ended.gets, "object_lists": ended.lists}):
         timed |= {name: timed.get(name, 0.0) + counts for name, counts in more.items()}
@@ -225,10 +228,12 @@ def predict_each(
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
         inside = slice(own.start * replicas, own.stop * replicas)
-        meter = _meter(split, simulation, around.counts, {name: counts[own] for name, counts in timed.items()}, float(working[own].mean()))
+        of_runs = {name: middle(counts[own], len(first.seeds)) for name, counts in timed.items()}
+        meter = _meter(split, simulation, around.counts, of_runs, float(working[own].mean()))
         typical = _typical(lasted[inside].reshape(runs, replicas, -1), _of(begun.starts, shape, some)[inside].reshape(runs, replicas, -1))
         usd, by_service = _bill(platform, meter, *typical, shape.data, float(total[own].mean()))
-        median, high = np.quantile(total[own], [0.5, 0.95])
+        median = middle(total[own], len(first.seeds))
+        high = max(median, float(np.quantile(total[own], 0.95)))
         found.append(
             Prediction(
                 provider=platform.provider,
@@ -237,7 +242,7 @@ def predict_each(
                 micro_batches=len(split.batches),
                 memory_mb=platform.memory_mb,
                 cold=platform.cold,
-                seconds={"p50": float(median), "p95": float(high)},
+                seconds={"p50": median, "p95": high},
                 parts={name: float(parts[name][own].mean()) for name in PARTS},
                 meter=meter,
                 bytes_by_rank=bytes_by_rank,
@@ -246,7 +251,7 @@ def predict_each(
                 usd=usd,
                 usd_by_service=by_service,
                 error=split.error,
-                notes=[*split.notes, *_notes(platform)],
+                notes=[*split.notes, *_notes(platform, shape.workers)],
             )
         )
     return found
@@ -269,7 +274,7 @@ def _meter(
     split: Split,
     simulation: Simulation,
     around: Counter[str],
-    timed: Mapping[str, NDArray[np.float64]],
+    timed: Mapping[str, float],
     working_s: float,
 ) -> dict[str, int]:
     found = dict.fromkeys(FIELDS, 0.0) | {name: float(count) for name, count in around.items()}
@@ -278,11 +283,19 @@ def _meter(
         for name, count in each.counts.items():
             found[name] += count * each.step.weight * scale
     for name, counts in timed.items():
-        found[name] += float(np.median(counts))
+        found[name] += counts
     reports = min(REPORTS, int(working_s / INTERVAL_S))  # of progress, by one rank
     found["object_puts"] += reports
     found["object_bytes_written"] += REPORT_BYTES * reports
     return {name: round(value) for name, value in found.items()}
+
+
+def middle(values: NDArray[np.float64], seeds: int) -> float:
+    """The median of some runs (runs,). Of runs with several ``seeds`` in turns, the median of one run of each: the mean of such medians."""
+    several = max(1, seeds)
+    if several == 1 or len(values) < several:
+        return float(np.median(values))
+    return float(np.median(values[: len(values) // several * several].reshape(-1, several), axis=1).mean())
 
 
 def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
@@ -290,7 +303,7 @@ def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
     sent = np.zeros(split.parallel.parts)
     for each in simulation.exchanges.values() if simulation.channel != "object" else ():
         queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
-        np.add.at(sent, each.step.sources, queued)
+        sent += np.bincount(each.step.sources, queued, len(sent))
     return sent
 
 
@@ -298,8 +311,7 @@ def _bytes_by_rank(split: Split) -> NDArray[np.float64]:
     found = np.zeros(split.parallel.parts)
     for step in split.steps:
         payloads = step.payloads(split.share) * step.weight * split.replica_batches
-        np.add.at(found, step.sources, payloads)
-        np.add.at(found, step.targets, payloads)
+        found += np.bincount(step.sources, payloads, len(found)) + np.bincount(step.targets, payloads, len(found))
     return found
 
 
@@ -330,8 +342,11 @@ def _bill(
     return made.total_usd, {name: sum(line.usd for line in lines) for name, lines in made.by_service.items()}
 
 
-def _notes(platform: Platform) -> list[str]:
+def _notes(platform: Platform, workers: int) -> list[str]:
     found = []
+    table = platform.table
+    if workers > 1 and platform.outline.caveat and table is not None and table.name == platform.provider and table.measured is None:
+        found.append(platform.outline.caveat)
     if platform.table is not None and platform.table.measured is not None:
         measured = platform.table.measured
         where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")

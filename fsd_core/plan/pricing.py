@@ -9,14 +9,63 @@ from typing import Any
 import attrs
 import numpy as np
 
+from fsd_core.common.fields import boolean, choice, integer, key, listed, nullable, number, text
 from fsd_core.partition import Parallel
 from fsd_core.plan.choose import Candidate, Wishes, compare
-from fsd_core.plan.kept import digest, remembered
-from fsd_core.plan.predict import Prediction
+from fsd_core.plan.kept import SPLIT, counts, digest, entry, figures, remembered
+from fsd_core.plan.predict import PARTS, Prediction
 from fsd_core.plan.ways import Given, Place
 from fsd_core.plan.workload import Workload
+from fsd_core.protocol.runconfig import CHANNELS
+from fsd_core.storage.meter import FIELDS
 
 __all__ = ["Priced", "place_words", "prediction_of", "priced"]
+
+
+@attrs.frozen(kw_only=True)
+class _Predicted:
+    """The keys of `Prediction.to_json`."""
+
+    provider: str = key(text())
+    channel: str = key(choice(*CHANNELS))
+    workers: int = key(integer(1))
+    parallel: Mapping[str, int] = key(SPLIT)
+    micro_batches: int = key(integer(1))
+    memory_mb: int = key(integer(0))
+    cold: bool = key(boolean())
+    seconds: Mapping[str, float] = key(figures("p50", "p95"))
+    parts: Mapping[str, float] = key(figures(*PARTS))
+    meter: Mapping[str, int] = key(counts(*FIELDS))
+    usd: float | None = key(nullable(number()))
+    usd_by_service: Mapping[str, float] = key(figures())
+    bytes_by_rank_max: int = key(integer(0))
+    memory_bytes_max: int = key(integer(0))
+    kept_bytes_max: int = key(integer(0))
+    error: float = key(number())
+    notes: list[str] = key(listed(text()))
+
+
+@attrs.frozen(kw_only=True)
+class _Way:
+    """The keys of a kept `Candidate`."""
+
+    provider: str = key(text())
+    channel: str = key(choice(*CHANNELS))
+    parallel: Mapping[str, int] = key(SPLIT)
+    memory_mb: int = key(integer(0))
+    cold: bool = key(boolean())
+    why: str = key(text(empty=True))
+    needs_bytes: int = key(integer(0))
+    beaten: str = key(text(empty=True))
+    prediction: Mapping[str, Any] | None = key(nullable(entry(_Predicted)))
+
+
+@attrs.frozen(kw_only=True)
+class _Kept:
+    """The keys of a kept plan."""
+
+    candidates: list[Mapping[str, Any]] = key(listed(entry(_Way), filled=True))
+    stored_bytes: float = key(number())
 
 
 @attrs.frozen(eq=False)
@@ -44,7 +93,7 @@ def priced(
         return {"candidates": [_packed(each) for each in found], "stored_bytes": workload.stored_bytes}
 
     where = [place_words(place) for place in places]
-    content = remembered(home, digest(workload.digest, where, wishes, given, tuple(colds)), make)
+    content = remembered(home, digest(workload.digest, where, wishes, given, tuple(colds)), _Kept, make)
     return Priced(tuple(_candidate(each) for each in content["candidates"]), content["stored_bytes"])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from fsd_core.common.plugins import OWN
 from fsd_core.driver import InvokeLimits
 from fsd_core.errors import InputError
 from fsd_core.kernel import compiled
@@ -21,7 +22,7 @@ from fsd_core.plan.facts import Facts, learn
 from fsd_core.plan.kept import digest, input_digest
 from fsd_core.plan.traffic import Estimator, RowSplit
 from fsd_core.plan.workload import doubles, factors
-from fsd_core.versions import versions
+from fsd_core.versions import installed
 
 __all__ = ["RowWorkload"]
 
@@ -53,7 +54,7 @@ class ShapedRows:
 class RowWorkload:
     """A model with its samples; see `fsd_core.plan.workload.Workload`. ``inputs``: scipy CSR (samples, inputs) float32.
 
-    ``known``: its facts, if somebody has them; else they are computed at their first use.
+    ``known``: its facts; `None`: they are computed at their first use.
     """
 
     model: Model
@@ -67,8 +68,12 @@ class RowWorkload:
 
     @cached_property
     def facts(self) -> Facts:
-        """What some samples tell, which are computed here."""
+        """The facts that follow from some samples, which this machine computes."""
         return learn(self.model, self.inputs) if self.known is None else self.known
+
+    def learned(self, budget_s: float) -> Facts:
+        """The facts, if they are computed already; else some that take about so many seconds."""
+        return self.facts if self.known is not None or "facts" in vars(self) else learn(self.model, self.inputs, budget_s)
 
     @cached_property
     def _estimator(self) -> Estimator:
@@ -81,10 +86,10 @@ class RowWorkload:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the model, its input, and of what computes them: the kernel and this machine."""
+        """A digest of the model, its input, the kernel and this machine."""
         kernel = os.environ.get("FSD_KERNEL", ""), compiled.missing
         content = self.model.recipe or self.model.digest  # SHA-256 of 100 million weights takes two seconds
-        return digest(content, input_digest(self.inputs), kernel, versions()["fsd"], os.cpu_count())
+        return digest(content, input_digest(self.inputs), kernel, installed(OWN), os.cpu_count())
 
     @property
     def samples(self) -> int:

@@ -60,6 +60,7 @@ class Flow:
     load: Array  # (runs,) mean over the ranks
     compute: Array  # (runs,)
     counts: dict[str, Array]  # (runs,): receives, acks and gets of the exchanges, of all ranks
+    tokens: Array  # (runs,): messages that the first rank acknowledges only when all is done
 
 
 class Simulation:
@@ -111,7 +112,7 @@ class Simulation:
         split, tensor = self.split, self.tensor
         stages = split.stages
         free = [begun[:, self._ranks(s)] for s in range(len(stages))]
-        ready = [self._loaded(s, free[s]) for s in range(len(stages))]
+        ready = self._loaded(range(len(stages)), free)
         loaded = [each[-1] - start for each, start in zip(ready, free, strict=True)]
         if split.loads_first:
             loaded = [each + self._prepared(stage) for stage, each in enumerate(loaded)]
@@ -125,13 +126,14 @@ class Simulation:
             for stage, (first, last) in enumerate(stages):
                 waits = ready[stage] if batch == 0 or not self.keep else None
                 if batch and not self.keep:
-                    waits = self._loaded(stage, free[stage])
+                    (waits,) = self._loaded([stage], [free[stage]])
                 free[stage] = self._stage(stage, first, last, free[stage], waits, sent)
                 free[stage] = free[stage] + sum(self._encode(each, stage) for each in self.leaving[stage])
                 sent.append(free[stage])
         if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
             step = free[last_writer].max(axis=1) - earlier[last_writer].max(axis=1)
             free = [each + ((batches - some) * step)[:, None] for each in free]
+        tokens = self.inboxes[0].tokens[:, 0]
         for inbox in self.inboxes:
             inbox.finish()
         self.cpu_used *= batches / some
@@ -140,7 +142,7 @@ class Simulation:
         counts["object_gets"] = counts["object_gets"] + self._looks(loaded)
         done = np.concatenate([self._sent(stage, each) for stage, each in enumerate(free)], axis=1)
         shared = np.concatenate(self.shared, axis=1)
-        return Flow(done, self._outputs(done, shared), shared, load, self.cpu_used / (tensor * len(stages)), counts)
+        return Flow(done, self._outputs(done, shared), shared, load, self.cpu_used / (tensor * len(stages)), counts, tokens)
 
     def _sent(self, stage: int, free: Array) -> Array:
         """When what the ranks of a stage send last is accepted."""
@@ -173,29 +175,36 @@ class Simulation:
             found["object_gets"] = found["object_gets"] + bundles.gets
         return dict(found)
 
-    def _loaded(self, stage: int, begin: Array) -> list[Array]:
-        """When the reads of the shard have arrived: the head with the first input, then each group, several at once."""
-        sampler, shared = self.sampler, self.shared[stage]
-        reads = self.split.reads[self._ranks(stage)]
-        head = np.array([each[0] for each in reads])
-        inputs = self.fixed.input_bytes[self._ranks(stage)]
-        two = np.where(inputs > 0, 2.0, 1.0)  # the head and the input of the first micro-batch are read at once
-        now = begin + sampler.draw("get", shared, worst_of=np.broadcast_to(two, begin.shape))
-        now = now + sampler.transfer("get", "read", head + inputs)
-        found = [now]
-        groups = [each[1:] for each in reads]
-        link = now  # when the function's link is free
-        count = max(map(len, groups), default=0)
-        gets = sampler.draw("get", shared, (count, *shared.shape))  # of all groups at once, which is faster
-        for number in range(count):
-            size = np.array([each[number] if number < len(each) else 0.0 for each in groups])
-            asked = found[max(0, number + 1 - READS)]  # so many reads are under way at once
-            link = np.maximum(link, asked) + size * sampler.link_rate("read")
-            arrives = np.maximum(asked + gets[number] + size * sampler.own_rate("get"), link)
-            found.append(np.where(size > 0, np.maximum(arrives, found[-1]), found[-1]))
-        return found
+    def _loaded(self, stages: Sequence[int], begins: Sequence[Array]) -> list[Array]:
+        """For each of some stages, when the reads of its shards have arrived, (reads, runs, ranks of the stage).
 
-    def _stage(self, stage: int, first: int, last: int, free: Array, ready: Sequence[Array] | None, sent: Sequence[Array]) -> Array:
+        The first read is the head with the first input; then come the groups, several at once. ``begins``: when the ranks of each of the
+        stages begin.
+        """
+        sampler, split = self.sampler, self.split
+        groups = [[each[1:] for each in split.reads[self._ranks(stage)]] for stage in stages]
+        counts = [max(map(len, each)) for each in groups]
+        most, ranks = max(counts), len(stages) * self.tensor
+        sizes = np.array([[*group, *[0.0] * (most - len(group))] for each in groups for group in each]).T.reshape(most, 1, ranks)
+        took = np.zeros((most, sampler.runs, ranks))  # of each group, without the link
+        found = np.empty((1 + most, sampler.runs, ranks))
+        for number, (stage, begin, count) in enumerate(zip(stages, begins, counts, strict=True)):
+            own, shared = slice(number * self.tensor, (number + 1) * self.tensor), self.shared[stage]
+            head = np.array([each[0] for each in split.reads[self._ranks(stage)]])
+            inputs = self.fixed.input_bytes[self._ranks(stage)]
+            two = np.where(inputs > 0, 2.0, 1.0)  # the head and the input of the first micro-batch are read at once
+            first = begin + sampler.draw("get", shared, worst_of=np.broadcast_to(two, begin.shape))
+            found[0, :, own] = first + sampler.transfer("get", "read", head + inputs)
+            took[:count, :, own] = sampler.draw("get", shared, (count, *shared.shape))
+        took = np.where(sizes > 0, took + sizes * sampler.own_rate("get"), 0.0)
+        link, busy = found[0].copy(), sizes * sampler.link_rate("read")  # when the function's link is free, and what a group takes of it
+        for number in range(most):
+            asked = found[max(0, number + 1 - READS)]  # so many reads are under way at once
+            link = np.maximum(link, asked) + busy[number]
+            np.maximum(np.maximum(asked + took[number], link), found[number], out=found[number + 1])
+        return [found[: 1 + count, :, at * self.tensor : (at + 1) * self.tensor] for at, count in enumerate(counts)]
+
+    def _stage(self, stage: int, first: int, last: int, free: Array, ready: Array | None, sent: Sequence[Array]) -> Array:
         """When the ranks of a stage have computed a micro-batch. ``ready``: when its layers are loaded, ``sent``: when the stages before
         it have sent."""
         ranks = self._ranks(stage)
@@ -294,9 +303,7 @@ class Simulation:
 
 def _summed(ranks: NDArray[np.int64], values: Array, count: int) -> Array:
     """(count,): the sum of the values of each rank."""
-    found = np.zeros(count)
-    np.add.at(found, ranks, values)
-    return found
+    return np.asarray(np.bincount(ranks, values, count), np.float64)
 
 
 def _table(values: NDArray[np.generic], rows: NDArray[np.int64], columns: NDArray[np.int64], shape: tuple[int, ...]) -> Array:

@@ -58,6 +58,7 @@ class Split:
     output_bytes: NDArray[np.float64]  # (ranks,) beyond those of an empty output; 0: the rank writes none
     loads_first: bool = False  # a rank loads and prepares all its layers before it receives anything, and keeps them
     cores: float = 1.0  # so many cores shorten the computing of a rank, if its function has them
+    live: tuple[float, ...] | None = None  # the share of the samples that are live before each layer, and at the end; `None`: all
     error: float = 0.0
     notes: tuple[str, ...] = ()
 

@@ -6,7 +6,7 @@ is an upper bound there. Bytes come from encoding a part of what `Facts` kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import attrs
@@ -19,18 +19,17 @@ from fsd_core.partition.balance import contiguous, spread
 from fsd_core.partition.rows import needs, work
 from fsd_core.plan.facts import Facts
 from fsd_core.plan.memory import LayerSizes, RankSizes, index_share
+from fsd_core.plan.payloads import StepSizes, step_sizes
 from fsd_core.plan.split import EMPTY_BYTES, Split, Step
 from fsd_core.protocol.shard import HEAD_BYTES, READ_BYTES
 
 __all__ = ["Estimator", "RowSplit", "of_partition"]
 
 ENCODE_COST = 2.0  # about the seconds that a split may take to encode samples of what travels
-CALL_S, ROW_S, VALUE_S = 80e-6, 2e-6, 20e-9  # of one call of the encoder, for each row, and for each value
 PAIRS, ESTIMATE_COST, ESTIMATE_SAMPLES = 3, 0.15, 256  # an estimate encodes so many pairs of a layer, of so many live samples
 COUNTED_NONZEROS = 4_000_000  # weights that an estimate looks at for one number of ranks; other layers move as much as their neighbours
 IMBALANCE = 1.05  # the largest share of a layer's work, as a multiple of an equal share
 SEGMENT_BYTES, SEGMENT_ROW_BYTES = 900, 4  # of a layer in a shard: its head, and each row that the rank sends
-Rows = Callable[[int, int], NDArray[np.int32]]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -52,7 +51,7 @@ class RowSplit(Split):
         ranks = self.parallel.parts
         away = np.zeros((len(self.rows), ranks))
         for step in self.steps:
-            np.add.at(away[step.layer - 1], step.targets, step.rows)
+            away[step.layer - 1] += np.bincount(step.targets, step.rows, ranks)
         if not self.exact:
             return self._by_stage(away.reshape(len(away), -1, self.parallel.tensor).max(axis=2))
         found: list[list[LayerSizes]] = [[] for _ in range(ranks)]
@@ -64,14 +63,17 @@ class RowSplit(Split):
         return [RankSizes(tuple(each)) for each in found]
 
     def _by_stage(self, away: NDArray[np.float64]) -> list[RankSizes]:
-        """What the first rank of each stage has. ``away``: (layers, stages) rows that it receives."""
-        found = []
+        """What the first rank of each stage has; one object for equal stages. ``away``: (layers, stages) rows that it receives."""
+        found, known = [], dict[bytes, RankSizes]()
         for stage, (first, last) in enumerate(self.stages):
             rank, own = stage * self.parallel.tensor, slice(first, last)
             held = np.concatenate([[self.inputs[rank] if first == 0 else 0.0], self.rows[own, rank][:-1]])
             nonzeros = self.nonzeros[own, rank]
             table = np.ceil([self.rows[own, rank], held, away[own, stage], nonzeros, nonzeros * self.index_share]).astype(int)
-            found.append(RankSizes(tuple(LayerSizes(*column) for column in table.T.tolist())))
+            key = table.tobytes()
+            if key not in known:
+                known[key] = RankSizes(tuple(LayerSizes(*column) for column in table.T.tolist()))
+            found.append(known[key])
         return found
 
 
@@ -90,12 +92,32 @@ def of_partition(
             sent[number, source] = plan.sends(number, source)
         return sent[number, source][int(targets[pair])]
 
+    earlier: list[dict[tuple[int, int], tuple[int, int]]] = []  # of each step: the step before of a pair, and its number there
+    latest: dict[tuple[int, int], tuple[int, int]] = {}
+    for step, (_, sources, targets, _) in enumerate(raw):
+        pairs = list(zip(sources.tolist(), targets.tolist(), strict=True))
+        earlier.append({pair: latest[pair] for pair in pairs if pair in latest})
+        latest |= {pair: (step, number) for number, pair in enumerate(pairs)}
+
+    def before(step: int, pair: int) -> tuple[int, NDArray[np.int32]] | None:
+        _, sources, targets, _ = raw[step]
+        found = earlier[step].get((int(sources[pair]), int(targets[pair])))
+        return found and (raw[found[0]][0], rows_of(*found))
+
     counts = [rows.astype(np.float64) for *_, rows in raw]
-    per_row = _bytes_per_row(facts, [number for number, *_ in raw], counts, rows_of, encode_s)
+    sizes = step_sizes(facts, [number for number, *_ in raw], counts, rows_of, before, encode_s)
     steps = tuple(
-        _step(facts, number, sources, targets, rows.astype(np.float64), each)
-        for (number, sources, targets, rows), each in zip(raw, per_row, strict=True)
-        if len(rows)
+        _step(
+            facts,
+            number,
+            sources,
+            targets,
+            some,
+            np.array([pair in known for pair in zip(sources.tolist(), targets.tolist(), strict=True)]),
+            each,
+        )
+        for (number, sources, targets, _), some, known, each in zip(raw, counts, earlier, sizes, strict=True)
+        if len(some)
     )
     rows = np.array([np.bincount(owner, minlength=ranks) for owner in partition.owners[1:]], np.float64)
     inputs = np.array([len(plan.inputs(rank)) for rank in range(ranks)], np.float64)
@@ -108,11 +130,18 @@ def _indices(facts: Facts) -> float:
 
 
 def _step(
-    facts: Facts, layer: int, sources: NDArray[np.int64], targets: NDArray[np.int64], rows: NDArray[np.float64], row_bytes: float
+    facts: Facts,
+    layer: int,
+    sources: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    rows: NDArray[np.float64],
+    again: NDArray[np.bool_] | bool,
+    sizes: StepSizes,
 ) -> Step:
-    """What travels before a layer. ``row_bytes``: of a row of all samples."""
+    """What travels before a layer. ``again``: whether a pair sent before, in the same micro-batch."""
     waits = float(rows.sum() / max(1.0, rows.sum() + float(facts.widths[layer - 1])))
-    return Step(layer, sources, targets, rows, rows * row_bytes, float(facts.live[layer - 1]), waits)
+    found = np.where(again, sizes.changes, sizes.live) + rows * sizes.row
+    return Step(layer, sources, targets, rows, found, float(facts.live[layer - 1]), waits, empty=sizes.fixed)
 
 
 def _split(
@@ -141,6 +170,7 @@ def _split(
         reads=tuple(_reads(each[each > 0].tolist()) for each in segments.T),
         input_bytes=_encoded(facts.whole[0], inputs / float(facts.widths[0])),
         output_bytes=_encoded(facts.whole[1], last / max(1.0, float(last.sum()))),
+        live=tuple((facts.live / facts.samples).tolist()),
         error=facts.error,
         notes=tuple(_notes(facts, exact=exact or parallel.tensor == 1)),
         rows=rows,
@@ -170,9 +200,9 @@ def _segments(facts: Facts, shares: NDArray[np.float64], rows: NDArray[np.float6
     """The bytes of each layer in the shard of each rank, (layers, ranks); 0 where it has none. ``shares``: of the layer's weights."""
     found: NDArray[np.float64] = shares * facts.stored[:, None] + np.where(rows > 0, SEGMENT_BYTES, 0)
     for step in steps:
-        sends = np.zeros(found.shape[1])
-        np.add.at(sends, step.sources, step.rows * SEGMENT_ROW_BYTES)
-        sends[np.unique(step.sources)] += np.where(found[step.layer - 1, np.unique(step.sources)] > 0, 0, SEGMENT_BYTES)
+        sends = np.bincount(step.sources, step.rows * SEGMENT_ROW_BYTES, found.shape[1])
+        sources = np.unique(step.sources)
+        sends[sources] += np.where(found[step.layer - 1, sources] > 0, 0, SEGMENT_BYTES)
         found[step.layer - 1] += sends
     return found
 
@@ -198,61 +228,19 @@ def _reads(sizes: list[float]) -> tuple[float, ...]:
     return tuple(each for number, each in enumerate(found) if each > 0 or not number)
 
 
-def _spread_order(count: int) -> list[int]:
-    """The numbers below ``count`` in an order of which each beginning is spread over all: the ends, then middles of ever shorter spans."""
-    return sorted(range(count), key=lambda at: (at not in (0, count - 1), at != 1, f"{at:032b}"[::-1]))
-
-
-def _bytes_per_row(
-    facts: Facts,
-    layers: Sequence[int],
-    counts: Sequence[NDArray[np.float64]],
-    rows_of: Rows,
-    cost: float,
-    samples: int | None = None,
-) -> list[float]:
-    """For each step, the bytes of a travelling row. Encodes pairs of some steps, while ``cost`` allows it.
-
-    The other steps have as many bytes for a row of a live sample as their neighbours. ``samples``: encode no more live samples.
-    """
-    alive = [float(facts.live[number - 1]) for number in layers]
-    known: dict[int, float] = {}
-    for before, at in enumerate(_spread_order(len(layers))):
-        block = facts.blocks[layers[at] - 1]
-        if not len(counts[at]) or block is None:
-            continue
-        columns = min(block.values.shape[1], samples or block.values.shape[1])
-        row_s = ROW_S + VALUE_S * columns
-        each_s = CALL_S + row_s * float(counts[at].max())
-        if cost < each_s:
-            continue
-        fair = max(1, int(cost / each_s / (len(layers) - before)))  # so that neighbours, which may differ, are encoded too
-        pairs = np.unique(np.linspace(0, len(counts[at]) - 1, min(fair, len(counts[at]), 64)).astype(int))
-        cost -= len(pairs) * CALL_S + row_s * float(counts[at][pairs].sum())
-        found = [
-            (len(ids), facts.encoded(layers[at] - 1, ids, samples) - EMPTY_BYTES) for ids in (rows_of(at, int(pair)) for pair in pairs)
-        ]
-        known[at] = sum(size for _, size in found) / max(1, sum(count for count, _ in found))
-    if not known:
-        return [4.0 * each for each in alive]
-    near = sorted(known)
-    each_live = [known[at] / max(1.0, alive[at]) for at in near]
-    return [known.get(at, float(np.interp(at, near, each_live)) * alive[at]) for at in range(len(layers))]
-
-
 @attrs.define(eq=False)
 class Estimator:
     """Estimates splits of one workload without a computed partition: each rank of a stage has contiguous rows of about equal work."""
 
     facts: Facts
     _moves: dict[tuple[int, int], NDArray[np.float64]] = attrs.field(factory=dict, init=False)
-    _rows: dict[int, list[float]] = attrs.field(factory=dict, init=False)
+    _sizes: dict[int, list[StepSizes]] = attrs.field(factory=dict, init=False)
 
     def split(self, parallel: Parallel, starts: Sequence[int], batches: Sequence[int]) -> RowSplit:
         """The estimate of a split whose stages begin with the layers ``starts``, 0-based."""
         facts, tensor = self.facts, parallel.tensor
         layers, ranks = len(facts.nonzeros), parallel.parts
-        per_row = self._per_row(tensor)
+        sizes = self._step_sizes(tensor)
         rows, nonzeros = np.zeros((layers, ranks)), np.zeros((layers, ranks))
         steps = []
         for stage, (first, last) in enumerate(zip(starts, [*starts[1:], layers], strict=True)):
@@ -270,7 +258,7 @@ class Estimator:
                     continue
                 counts = moved[sources, targets]
                 before = own.start - (tensor if layer == first else 0)
-                steps.append(_step(facts, layer + 1, sources + before, targets + own.start, counts, per_row[layer - 1]))
+                steps.append(_step(facts, layer + 1, sources + before, targets + own.start, counts, layer > first + 1, sizes[layer - 1]))
         inputs = np.zeros(ranks)
         inputs[:tensor] = self._moved(0, tensor).sum(axis=0)
         return _split(facts, parallel, batches, starts, steps, rows, nonzeros, inputs, False, self._index_share)
@@ -279,9 +267,9 @@ class Estimator:
     def _index_share(self) -> float:
         return _indices(self.facts)
 
-    def _per_row(self, tensor: int) -> list[float]:
-        """For the steps before layers 1 to L-1 (0-based): the bytes of a row that travels between ranks of stages of ``tensor`` ranks."""
-        if tensor not in self._rows:
+    def _step_sizes(self, tensor: int) -> list[StepSizes]:
+        """Of the steps before layers 1 to L-1 (0-based), between stages of ``tensor`` ranks."""
+        if tensor not in self._sizes:
             layers = range(1, len(self.facts.nonzeros))
             counts = [np.full(min(PAIRS, tensor), self.facts.widths[layer] / tensor) for layer in layers]
 
@@ -289,10 +277,12 @@ class Estimator:
                 owner = spread(int(self.facts.widths[step + 1]), tensor)
                 return np.flatnonzero(owner == pair * tensor // min(PAIRS, tensor)).astype(np.int32)
 
-            self._rows[tensor] = _bytes_per_row(
-                self.facts, [layer + 1 for layer in layers], counts, rows_of, ESTIMATE_COST, ESTIMATE_SAMPLES
-            )
-        return self._rows[tensor]
+            def before(step: int, pair: int) -> tuple[int, NDArray[np.int32]] | None:
+                return (step + 1, rows_of(step - 1, pair)) if step else None
+
+            numbers = [layer + 1 for layer in layers]
+            self._sizes[tensor] = step_sizes(self.facts, numbers, counts, rows_of, before, ESTIMATE_COST, ESTIMATE_SAMPLES)
+        return self._sizes[tensor]
 
     def _moved(self, layer: int, tensor: int) -> NDArray[np.float64]:
         """The rows that each rank (rows of the table) sends to each rank (columns) before a layer, with those that stay; 0-based."""
@@ -315,7 +305,6 @@ class Estimator:
         from_rank = spread(width, tensor) if layer == 0 or model is None else contiguous(work(model.layers[layer - 1]), tensor)
         if model is None or not isinstance((weights := model.layers[layer]).weights, Csr):
             return np.repeat(np.bincount(from_rank, minlength=tensor)[:, None], tensor, axis=1).astype(np.float64)
-        need = needs(weights, contiguous(work(weights), tensor), tensor)
-        moved = np.zeros((tensor, tensor))
-        np.add.at(moved, from_rank, need.astype(np.float64))
-        return moved
+        rows, targets = np.nonzero(needs(weights, contiguous(work(weights), tensor), tensor))
+        pairs = from_rank[rows].astype(np.int64) * tensor + targets
+        return np.bincount(pairs, minlength=tensor * tensor).reshape(tensor, tensor).astype(np.float64)

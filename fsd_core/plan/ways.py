@@ -1,15 +1,19 @@
-"""The ways to run a workload at a provider before their simulation, with the least that each takes and costs."""
+"""The ways to run a workload at a provider before their simulation, with lower bounds of the seconds and USD of each way."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from statistics import NormalDist
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
+from fsd_core.common.amount import counted
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.errors import InputError
 from fsd_core.latency import Table
@@ -30,7 +34,7 @@ __all__ = ["Given", "Place", "Refused", "Way", "Ways"]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Place:
-    """A provider among which to choose. ``crowded``: all workers share the cores of this machine."""
+    """A provider that a plan may choose. ``crowded``: all workers share the cores of this machine."""
 
     provider: str
     outline: Outline
@@ -41,7 +45,7 @@ class Place:
 
 @attrs.frozen(kw_only=True)
 class Given:
-    """What the user has decided already; `None`: nothing.
+    """The decisions of the user; `None`: the planner decides.
 
     ``split``: all of it, or the number of workers. ``objective``: of the channel. ``memory_mb``: of a function.
     """
@@ -101,17 +105,13 @@ class Way:
         invokes = math.ceil(min(shape.workers, ROOTS) / THREADS) * self._median("invoke")
         begin = self._median("put", "get") + pace * BEGIN_S
         link = place.table.links.get("read") if place.table else None
-        busy, loads, hops = [], [], []
-        verbs = ("put", "get") if self.channel == "object" else ("deliver",)
+        busy, loads, hops = [], [], self._hops
         for stage, (first, last) in enumerate(split.stages):
             rank = stage * shape.tensor
             busy.append(pace * split.share * float(split.work_s[first:last, rank].sum()) / platform.gain(split))
             loads.append(sum(split.reads[rank]) / (1e6 * link.mb_per_s) if link else 0.0)
-            steps = [step for step in split.steps if first <= step.layer - 1 < last and step.layer > 1]
-            slowest = {count: self._median(*verbs, worst_of=count) for count in {len(step.sources) for step in steps}}
-            hops.append(sum(step.weight * slowest[len(step.sources)] for step in steps))
-        crowd = platform.crowd(split, float(np.mean(busy)), float(np.mean(hops)))
-        one = crowd * np.array(busy) + np.array(hops)  # seconds of a micro-batch in each stage
+        crowd = platform.crowd(split, float(np.mean(busy)), float(hops.mean()))
+        one = crowd * np.array(busy) + hops  # seconds of a micro-batch in each stage
         more = split.replica_batches - 1
         reads = (
             1 if self.batches.keep or split.loads_first else 1 + more
@@ -125,6 +125,16 @@ class Way:
         functions = tuple((float(end), 0.0) for end in ends for _ in range(shape.tensor)) * shape.data
         counts = {"invocations": shape.workers, "object_puts": 2 * shape.workers, "object_gets": 4 * shape.workers}  # see `fixed`
         return seconds, bill(Usage(counts, functions, 0.0, float(memory_mb)), place.tariff).total_usd
+
+    @cached_property
+    def _hops(self) -> NDArray[np.float64]:
+        """(stages,) the least seconds that each stage waits for the messages of a micro-batch."""
+        verbs, found = ("put", "get") if self.channel == "object" else ("deliver",), np.zeros(len(self.split.starts))
+        steps = [step for step in self.split.steps if step.layer > 1]
+        slowest = {count: self._median(*verbs, worst_of=count) for count in {len(step.sources) for step in steps}}
+        for step in steps:
+            found[bisect(self.split.starts, step.layer - 1) - 1] += step.weight * slowest[len(step.sources)]
+        return found
 
     def least_sent(self, steps: int) -> float:
         """About the USD of the requests of its exchanges, without those that receive: of ``steps`` exchanges inside a stage."""
@@ -177,7 +187,7 @@ class Ways:
         functions, outline = place.outline.functions, place.outline
         all_sizes = sorted(outline.memory_mb) if self.given.memory_mb is None else [self.given.memory_mb]
         if functions.concurrency is not None and shape.workers > functions.concurrency:
-            return [Refused(f"quota {functions.concurrency} functions at once", all_sizes[-1])]
+            return [Refused(f"quota {counted(functions.concurrency, 'function')} at once", all_sizes[-1])]
         known = self._shaped(shape)
         if isinstance(known, str):
             return [Refused(known, all_sizes[-1])]

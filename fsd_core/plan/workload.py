@@ -28,10 +28,10 @@ class Shaped(Protocol):
 
 
 class Workload(Protocol):
-    """What a plan asks of a model and its input. `digest` and `about` compute nothing; the others may compute some samples first.
+    """A model and its input as a plan sees them. `digest` and `about` compute nothing; the other methods may compute some samples first.
 
-    - ``name``: of the model. ``digest``: of everything that its predictions depend on, apart from the place.
-    - ``samples``: their number. ``stored_bytes``: of all weights, as stored.
+    - ``name``: the name of the model. ``digest``: of everything that its predictions depend on, except the place.
+    - ``samples``: the number of samples. ``stored_bytes``: the bytes of all weights, as stored.
     """
 
     @property
@@ -53,7 +53,7 @@ class Workload(Protocol):
         """The split with so many workers, or with any number, where a provider does not say its limits."""
 
     def shaped(self, shape: Parallel, batch_size: int | None) -> Shaped:
-        """The workload split so. Raises `InputError` with the reason if it cannot be."""
+        """The workload with this split. Raises `InputError` with the reason if it cannot be split like this."""
 
 
 def factors(workers: int) -> Iterable[Parallel]:

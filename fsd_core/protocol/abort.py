@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 REPORT_S = 10.0
 REASON_CHARS = 1000  # of a death, in the news
-# In the reason of a host or platform: the same launch would end so again. A server says "Perhaps out of memory?" of whatever was killed.
+# In the reason of a host or platform: another launch would end like it. A server says "Perhaps out of memory?" of any killed process.
 OUT_OF_MEMORY = re.compile(r"(?<!perhaps out of )\bmemory\b", re.IGNORECASE)
 
 

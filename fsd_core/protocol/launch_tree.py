@@ -1,6 +1,7 @@
 """The launch tree: the client starts the first ranks, and each rank starts up to b others, as in a complete b-ary heap.
 
-Each level of the tree adds a cold start to the time until all ranks run. So the client starts as many ranks as it can in the time of one.
+Each level of the tree adds a cold start to the time until all ranks run. So the client itself starts as many ranks as it can during one
+cold start.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ``fsd measure`` and a function that measures agree on: the task in the payload, and the messages of probes."""
+"""What ``fsd measure`` sends to a function that measures: the task in the launch's payload, and the messages of probes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STREAM_BYTES = 4_000_000  # of an object of the bandwidth measurement
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """What a function measures. Counts are the largest numbers; the time limit may end them sooner."""
+    """What a function measures. The counts are upper limits: the function ends sooner if it reaches its time limit."""
 
     name: str = key(matching(r"[a-z0-9-]{1,40}", "1 to 40 lower-case letters, digits or hyphens"))  # of its answer
     run: str = key(matching(r"[0-9a-f]{16}", "16 hexadecimal digits"))
     slot: int = key(integer(0))
     epoch: int = key(integer(1))
-    limit_s: float = key(number(0, 900, "seconds"))  # the function ends after this time
-    hold_s: float = key(number(0, 60, "seconds"), default=0.0)  # and not before this one
+    limit_s: float = key(number(0, 900, "seconds"))  # the function ends after this time at the latest
+    hold_s: float = key(number(0, 60, "seconds"), default=0.0)  # the function does not end before this time
     clocks: int = key(integer(0, 1000), default=0)  # messages from the client and back
     messages: int = key(integer(0, 10_000), default=0)  # single ones, by each way of publishing
     bursts: int = key(integer(0, 1000), default=0)  # of two full publishes
@@ -45,7 +45,7 @@ class Task:
 
     @property
     def claim(self) -> str:
-        """The key by which one of several functions with this task does it."""
+        """The key of the claim: if several functions have this task, the one that creates the claim measures."""
         return f"{self.keys.prefix}measured/{self.name}-claim"
 
     @property
@@ -59,7 +59,7 @@ class Task:
 
 
 def filler(name: str, size: int) -> bytes:
-    """A message of ``size`` bytes: ASCII, with ``name``, then random."""
+    """A message of ``size`` bytes for a probe: ``name``, then random digits, all in ASCII."""
     return (PROBE + f"{name} ".encode() + os.urandom(size).hex().encode())[:size]
 
 
@@ -69,7 +69,7 @@ def note(fields: Mapping[str, Any]) -> bytes:
 
 
 def noted(body: bytes) -> dict[str, Any]:
-    """The fields of a message that `note` made; none if it is another message."""
+    """The fields of a message that `note` made; an empty dictionary for any other message."""
     with suppress(ValueError, RecursionError):
         found = json.loads(body.removeprefix(PROBE))
         if isinstance(found, dict):

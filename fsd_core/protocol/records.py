@@ -1,4 +1,4 @@
-"""The object that a worker leaves when it ends: its record as sealed JSON, in one line; after that what it kept for lost ranks."""
+"""The object that a worker writes when it ends: its record as sealed JSON in one line, then the payloads that it keeps for lost ranks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from fsd_core.storage.store import Store
 
 __all__ = ["HEAD_BYTES", "find", "join", "kept"]
 
-HEAD_BYTES = 16 << 10  # more than the records of almost all workers; what was kept may be much larger
-LONG_BYTES = 1 << 20  # more than that of a worker which keeps debug lines
+HEAD_BYTES = 16 << 10  # more than the records of almost all workers; the kept payloads may be much larger
+LONG_BYTES = 1 << 20  # more than the record of a worker that keeps debug lines
 _END = b"\n"  # JSON has no line break
 
 
 def join(record: bytes, kept: bytes | None) -> bytes:
-    """The object of a ``record`` and what the worker ``kept``."""
+    """The content of the object: ``record``, then the payloads that the worker ``kept``, as `Kept.pack` made them."""
     return record + _END + kept if kept else record
 
 
 def find(store: Store, key: str) -> dict[str, Any] | None:
-    """The record at ``key`` without what was kept, or `None` if it does not exist. Raises `Damaged` if it is damaged."""
+    """The record at ``key`` without the kept payloads, or `None` if it does not exist. Raises `Damaged` if it is damaged."""
     data = store.find(key, 0, HEAD_BYTES)
     if data is None:
         return None
@@ -31,6 +31,6 @@ def find(store: Store, key: str) -> dict[str, Any] | None:
 
 
 def kept(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Record and kept bytes of a whole object. Raises `Damaged` if the record is damaged."""
+    """The record and the bytes of the kept payloads, from the whole object. Raises `Damaged` if the record is damaged."""
     record, _, rest = data.partition(_END)
     return unseal(record, "a record"), rest

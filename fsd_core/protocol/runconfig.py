@@ -73,7 +73,7 @@ class RunConfig:
         return rank % self.parts * self.pipeline // self.parts
 
     def step(self, batch: int, layer: int) -> int:
-        """The number of the exchange before a layer (from 1) of a batch (from 0). It is meaningless for the first layer, which has none."""
+        """The number of the exchange before a layer (from 2) of a batch (from 0). There is no exchange before layer 1."""
         return batch * (self.layers - 1) + layer - 2
 
     def targets(self, rank: int) -> list[int]:
@@ -84,7 +84,7 @@ class RunConfig:
         return [each for each in range(first, end) if each != rank]
 
     def sources(self, rank: int) -> list[int]:
-        """The ranks that may send something to a rank: rank 0 also hears from all that write outputs."""
+        """The ranks that may send something to a rank. Each rank that writes outputs also sends to rank 0."""
         return [each for each in range(self.workers) if rank in self.targets(each) or (rank == 0 < each and each % self.parts in self.last)]
 
     def batches_of(self, rank: int) -> range:

@@ -1,11 +1,11 @@
 """Shards: a shard is the part of a model that one rank needs: its rows of every layer, and the rows that it sends and receives.
 
 The client builds the shards, and each worker reads one; the replicas of a run read the same shards, in which ranks count from 0 in each
-replica. A shard is one object: a preamble (magic, length and CRC-32 of the head, CRC-32 of these three), a head (number, size and checksum
-of each layer; the ranks that send to this rank before it), then one segment for each layer, in order. A layer in which the rank owns no
-rows, and before which it sends none, has no segment: a worker does not see the layers of other stages. Head and segments have the
-safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments, several in a request. While it
-computes, or waits for its input, it loads the next segments. It checks the checksum of all bytes before it uses them.
+replica. A shard is one object: a preamble (magic, length and CRC-32 of the head; CRC-32 of the preamble before it), a head (number, size
+and checksum of each layer; the ranks that send to this rank before this layer), then one segment for each layer, in order. A layer in which
+the rank owns no rows, and before which it sends none, has no segment: a worker does not see the layers of other stages. Head and segments
+have the safetensors layout. Equal arguments give equal bytes. A worker reads the head first, then the segments, several in a request. While
+it computes, or waits for its input, it loads the next segments. It checks the checksum of all bytes before it uses them.
 
 The columns of a rank's weights are renumbered: first the rank's own rows of the previous layer, then the rows of each source, ascending by
 the source's rank. So the multiplication has a local part, which can start at once, and a remote part, which waits for the sources.
@@ -61,8 +61,8 @@ class LayerShard:
     """One rank's part of one layer, ready to multiply. "Held rows" are the rank's own rows of the previous layer."""
 
     number: int  # of the layer, from 1
-    rows: int  # that the rank computes. Without any, it only sends
-    local: Weights | Fused  # (rows, held rows that are multiplied); it makes activations of its sums if ``remote`` is `None`
+    rows: int  # the number of rows that the rank computes; 0: it only sends
+    local: Weights | Fused  # (rows, held rows that are multiplied); if ``remote`` is `None`, it also applies bias and activation
     remote: Weights | Fused | None  # (rows, received rows); `None` if the rank receives nothing
     receives: list[tuple[int, int]]  # (source, number of rows), in the column order of the remote weights
     sends: list[tuple[int, NDArray[np.int32]]]  # (target, positions among the held rows)
@@ -145,10 +145,10 @@ def _positions(held: NDArray[np.int32], groups: list[NDArray[np.int32]]) -> NDAr
 class ShardReader:
     """Reads the shard at ``key``. Each iteration yields its layers in order. Raises `DamagedContent` if a checksum is wrong.
 
-    ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` loads the
-    layers of later requests while the caller computes or waits: those of up to ``ahead`` requests, `READS` at a time. With ``keep``, the
-    first iteration keeps the layers ready to multiply, and later iterations yield them. Without, the memory has the layers of one request
-    and those that were loaded ahead, as long as the caller forgets the layers that it has computed.
+    ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. While the caller
+    computes or waits, ``pool`` loads the layers of up to ``ahead`` later requests, `READS` requests at a time. With ``keep``, the first
+    iteration keeps the layers ready to multiply, and later iterations yield the kept layers. Without ``keep``, the memory holds the layers
+    of one request and those that were loaded ahead, if the caller keeps no layer that it has computed.
     """
 
     def __init__(self, key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int = READS) -> None:
@@ -192,7 +192,7 @@ class ShardReader:
             yield from layers
 
     def together(self) -> Iterator[list[LayerShard]]:
-        """Yield the layers in order, those together that one request read: all of them once they are kept."""
+        """Yield the layers in order, as lists: each list has the layers of one request, or all layers once they are kept."""
         if self._kept:
             yield self._kept
             return
@@ -252,7 +252,7 @@ class _Ahead:
         self._more(most)
 
     def take(self) -> list[LayerShard]:
-        """The next group. Raises what ``load`` raised."""
+        """The next group. Raises the error of ``load``."""
         with self._lock:
             self._more(max(1, self._most))
             group = self._asked[0]
@@ -263,7 +263,7 @@ class _Ahead:
         return layers
 
     def stop(self) -> None:
-        """Load no more, and forget what was loaded: a warm function must not enter its next run with it."""
+        """Load no more groups, and drop the loaded ones: a warm function must not hold them in its next run."""
         with self._lock:
             self._next = self._count
             self._asked.clear()

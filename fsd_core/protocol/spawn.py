@@ -21,7 +21,7 @@ import attrs
 from fsd_core.common.crew import each
 from fsd_core.common.fields import integer, key, number, read, text
 from fsd_core.driver import WORKER, Code, Failure, InvokeDriver, InvokeLimits, Launch
-from fsd_core.errors import DriverError, RunFailed
+from fsd_core.errors import DriverError, FsdError, RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
@@ -77,6 +77,8 @@ class _Child:
     payload: LaunchPayload
     launch: Launch
     since: float  # when it was launched, on the monotonic clock
+    first: float  # when it was launched for the first time
+    spare: bool  # the run can do without it
 
 
 class Spawner:
@@ -90,6 +92,7 @@ class Spawner:
         self._report = report
         self._waiting: list[_Child] = []
         self._claimed: list[_Child] = []
+        self._given_up: list[LaunchPayload] = []
         self._unreported: list[Failure] = []
         self._lock = threading.Lock()
 
@@ -98,26 +101,38 @@ class Spawner:
         self._waiting += each(self._launch, payloads, THREADS)
 
     def offer(self, payload: LaunchPayload) -> bool:
-        """Launch a function that the run can do without. Returns `False` if the platform does not accept it within `OFFER_S` seconds."""
-        retry = Retry(min(self._retry.deadline, time.time() + OFFER_S), self._retry.meter, stop=self._retry.stop)
+        """Launch a function that the run can do without. Returns `False` if the platform does not accept it within `OFFER_S` seconds.
+
+        If the platform accepts the launch, and then does not start the function, the payload is in `given_up`.
+        """
         try:
-            self._waiting.append(self._launch(payload, retry))
+            self._waiting.append(self._launch(payload, spare=True))
         except DriverError as error:
             log.warning("rank %d gets no second function: %s", payload.rank, error)
             return False
         return True
 
-    def _launch(self, payload: LaunchPayload, retry: Retry | None = None) -> _Child:
+    def given_up(self) -> list[LaunchPayload]:
+        """The payloads that `offer` accepted, and whose functions did not start. Returns each once."""
+        with self._lock:
+            found, self._given_up = self._given_up, []
+        return found
+
+    def _launch(self, payload: LaunchPayload, *, first: float | None = None, spare: bool = False) -> _Child:
         log.info("launches rank %d, attempt %d", payload.rank, payload.attempt)
-        request = partial(self._invoker.invoke, WORKER, payload.pack())
-        launch = (retry or self._retry).call(self._invoker, f"launch of rank {payload.rank}", request)
-        return _Child(payload, launch, time.monotonic())
+        request, retry = partial(self._invoker.invoke, WORKER, payload.pack()), self._retry
+        if spare:
+            retry = Retry(min(retry.deadline, time.time() + OFFER_S), retry.meter, stop=retry.stop)
+        launch = retry.call(self._invoker, f"launch of rank {payload.rank}", request)
+        now = time.monotonic()
+        return _Child(payload, launch, now, now if first is None else first, spare)
 
     def check(self) -> bool:
         """Look once for each missing claim. Launch a rank again if it is late or its launch was refused.
 
-        Returns `True` if all ranks have claims. Raises `RunFailed` if a rank did not start after `ATTEMPTS` launches, if another launch
-        cannot help, or if the host of all functions ended. Thread-safe.
+        Returns `True` if all ranks have claims. Raises `RunFailed` if a rank did not start after `ATTEMPTS` launches, if the platform
+        had no function to spare for `start_limit_s` seconds, if another launch cannot help, or if the host of all functions ended.
+        A rank that was only offered is given up then. Thread-safe.
         """
         with self._lock:
             listed = set(self._store.keys(self._keys.claims)) if len(self._waiting) > FEW else None
@@ -144,14 +159,30 @@ class Spawner:
         code = child.launch.poll()
         if code is None and waited < self._invoker.limits.start_s * (1 + payload.attempt):
             return child
-        if payload.attempt + 1 >= ATTEMPTS or code in FINAL:
+        over = payload.attempt + 1 >= ATTEMPTS or code in FINAL
+        if code is Code.THROTTLED:  # other functions use the quota, and may end soon
+            over = over and time.monotonic() - child.first >= start_limit_s(self._invoker.limits)
+        if over:
             detail = f": {child.launch.text}" if child.launch.text else ""
             why = f"the platform reports {code.name}{detail}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
-            raise RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank)
+            self._give_up(child, RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank))
+            return None
         refused = f"the platform reports {code.name} {child.launch.text}" if code else "no claim"
         log.warning("rank %d: %s %.1f s after launch %d: launches it again", payload.rank, refused, waited, payload.attempt + 1)
         self._retry.pause(payload.attempt)
-        return self._launch(attrs.evolve(payload, attempt=payload.attempt + 1))
+        again = attrs.evolve(payload, attempt=min(payload.attempt + 1, ATTEMPTS - 1))
+        try:
+            return self._launch(again, first=child.first, spare=child.spare)
+        except DriverError as error:
+            self._give_up(child, error)
+            return None
+
+    def _give_up(self, child: _Child, error: FsdError) -> None:
+        """Raise ``error``, because of which a rank does not start. If the run can do without it, put its payload into `given_up`."""
+        if not child.spare:
+            raise error
+        log.warning("rank %d gets no second function: %s", child.payload.rank, error)
+        self._given_up.append(child.payload)
 
     def watch(self, stop: threading.Event, first_s: float = FIRST_CHECK_S) -> None:
         """Call `check` after ``first_s`` seconds, then at growing intervals of up to `LAST_CHECK_S` seconds.

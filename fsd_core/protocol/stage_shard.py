@@ -1,6 +1,7 @@
-"""Shards of ONNX models: a shard is what one rank has, that is, smaller models with their weights, and what each of them gets and gives.
+"""Shards of ONNX models: the shard of a rank has smaller models with their weights, and the names of the tensors that each reads and makes.
 
-A rank that has a stage alone has one smaller model, a `Section`. A rank that shares a stage has one between two exchanges.
+Each of the smaller models is a `Section`. A rank that has a stage alone has one section. A rank that shares a stage has a section between
+any two exchanges.
 
 A shard is one object: a preamble (magic, length of the head), the head (sealed JSON, see `Head`), then the body: the smaller models as ONNX
 bytes, and the weights, each at a multiple of 64 bytes. The head has a checksum for each `CHUNK_BYTES` of the body. A worker reads the head
@@ -47,7 +48,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @attrs.frozen(kw_only=True)
 class Transfer:
-    """Tensors by name that one rank sends another. ``rank``: the other one, in its replica. ``step``: of the section that reads them."""
+    """Tensors, by name, that pass between this rank and ``rank``, a number in the replica. A section of step ``step`` reads them."""
 
     rank: int = key(integer(0))
     step: int = key(integer(1))
@@ -56,14 +57,14 @@ class Transfer:
 
 @attrs.frozen(kw_only=True)
 class Section:
-    """What a rank computes between two exchanges. Tensors are meant by name."""
+    """What a rank computes between two exchanges. All lists have names of tensors."""
 
     step: int = key(integer(1))
     model_bytes: int = key(integer(1))
-    lean_bytes: int = key(integer(0))  # of the same model with some weights as inputs, which ONNX Runtime does not copy; 0 without any
+    lean_bytes: int = key(integer(0))  # of the lean model: the same with some weights as inputs, which ONNX Runtime does not copy; 0: none
     weights: list[str] = key(listed(text()))  # the weights whose data is not in the bytes of the model
-    feeds: list[str] = key(listed(text()))  # those that are inputs of the lean model; none: there is no lean model
-    reads: list[str] = key(listed(text()))  # what it receives, inputs of the whole model, and what the rank has of earlier sections
+    feeds: list[str] = key(listed(text()))  # the weights that are inputs of the lean model; empty: there is no lean model
+    reads: list[str] = key(listed(text()))  # what it receives, inputs of the whole model, and what earlier sections of the rank keep
     gives: list[str] = key(listed(text(), filled=True))  # what it has to make
     keeps: list[str] = key(listed(text()))  # what later sections of the rank read, make or send, and outputs of the whole model
     receives: list[Transfer] = key(_each(Transfer))
@@ -72,7 +73,7 @@ class Section:
 
 @attrs.frozen(kw_only=True)
 class Head:
-    """What a worker knows of its part before it loads it."""
+    """The head of a shard: what a worker knows before it loads models and weights."""
 
     inputs: list[str] = key(listed(text()))  # the inputs of the whole model that it reads
     outputs: list[str] = key(listed(text()))  # the outputs of the whole model that it makes
@@ -85,7 +86,7 @@ class Head:
 def build_stage(
     sections: Sequence[Section], models: Sequence[bytes], weights: Mapping[str, NDArray[Any]], inputs: Sequence[str], outputs: Sequence[str]
 ) -> bytes:
-    """Encode what a rank has. ``models``: of each section its model and its lean model, ONNX bytes without the data of ``weights``."""
+    """Encode the shard of a rank. ``models``: for each section its model, then its lean model, as ONNX bytes without ``weights``."""
     places: list[dict[str, Any]] = []
     end = _aligned(sum(map(len, models)))
     for name, array in weights.items():
@@ -114,7 +115,7 @@ def _aligned(end: int) -> int:
 
 
 class StageReader:
-    """Reads the part of a rank at ``key``: at once the head, with `load` the rest. Raises `DamagedContent` if a checksum is wrong.
+    """Reads the shard at ``key``: the constructor reads the head, `load` the rest. Raises `DamagedContent` if a checksum is wrong.
 
     ``read(key, start, end)`` returns the bytes [start, end) of an object, or fewer if the object ends before ``end``. ``pool`` runs the
     requests. ``numbers`` and ``sources``: see `fsd_core.worker.loop.Part`; a step counts as a layer, also one in which the rank sends.
@@ -132,11 +133,10 @@ class StageReader:
         self.sources = [sources[number] for number in self.numbers]
 
     def load(self, check: Callable[[], None], *, lean: bool) -> list[tuple[bytes, Arrays, Arrays]]:
-        """For each section its model as ONNX bytes, its weights, and those that are inputs of the model: none unless it is ``lean``.
+        """Load all sections. Returns for each its model as ONNX bytes, its weights, and the weights that are inputs of the model.
 
-        All arrays are views of one buffer.
-
-        ``check`` is called between two requests; an error that it raises ends the loading.
+        With ``lean``, the model is the lean one, if there is one. Without ``lean``, no weights are inputs. All arrays are views of one
+        buffer. This method calls ``check`` before each chunk of the body; an error that it raises ends the loading.
         """
         body = np.empty(self.head.body_bytes, np.uint8)
         starts = range(0, len(body), CHUNK_BYTES)

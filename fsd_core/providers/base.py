@@ -36,12 +36,12 @@ class BaseProvider:
     def store(self, resources: Resources) -> str:
         """Where the objects of an app are: a text without secrets that no other app has, and that stays the same.
 
-        A client knows by it to which audit log it wrote.
+        A client keeps this text to remember to which audit log it wrote.
         """
         return resources.app
 
     def caller(self, resources: Resources) -> str:
-        """As whom the services know the caller, for the audit log, without secrets; empty: the text of ``credentials`` is as good."""
+        """The name of the caller in the cloud, for the audit log, without secrets. If it is empty, the log shows ``credentials``."""
         return ""
 
     def stand_in(self) -> str | None:

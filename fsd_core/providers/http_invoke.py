@@ -117,7 +117,9 @@ class HttpInvoker:
         headers = {"Content-Type": "application/json", **self._headers(), NONCE: launch.nonce}
         with self._lock:
             if len(self._open) >= MAX_OPEN:
-                raise Refused(Code.THROTTLED, f"{MAX_OPEN} launches of this process wait for their answers: expected fewer")
+                raise Refused(
+                    Code.THROTTLED, f"{MAX_OPEN} launches of this process are open: expected fewer; launch again after one has ended"
+                )
             self._open.add(launch)
         try:
             place = self._places[next(self._turn) % len(self._places)]

@@ -25,18 +25,18 @@ def queue_name(app: str, generation: str, *parts: object) -> str:
 
 
 def generation_of(app: str, name: str) -> str | None:
-    """The generation in the name of a queue or topic of ``app``, or in its path, URL or ARN; `None` for another app's."""
+    """The generation in the name of a queue or topic of ``app``, or in its path, URL or ARN; `None` if it belongs to another app."""
     match = re.fullmatch(rf"fsd-{re.escape(app)}-([0-9a-f]{{8}})-{_REST}", re.split("[/:]", name)[-1])
     return match[1] if match else None
 
 
 def outdated(app: str, name: str, keep: str | None) -> bool:
-    """Whether ``name`` is that of a queue or topic of ``app`` of another generation than ``keep``; `None`: of any generation."""
+    """Whether ``name`` names a queue or topic of ``app`` whose generation is not ``keep``. With ``keep`` `None`: of any generation."""
     return generation_of(app, name) not in (None, keep)
 
 
 def mark(text: str) -> str:
-    """6 hexadecimal digits of a hash of ``text``, which tell apart names that were cut."""
+    """6 hexadecimal digits of a hash of ``text``: different names stay different after they were cut."""
     return hashlib.sha256(text.encode()).hexdigest()[:MARK_CHARS]
 
 

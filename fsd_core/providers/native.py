@@ -1,4 +1,4 @@
-"""The compiled kernel for the platform of a function: this machine's own where it runs there, else one that ``ziglang`` compiles."""
+"""The compiled kernel for the platform of a function: that of this machine if it runs there, else one that ``ziglang`` compiles."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def extension(machine: str, glibc: int) -> dict[str, bytes]:
 
 
 def requires(body: bytes) -> tuple[str, int]:
-    """The machine that a shared library is for, and the glibc 2.x that it needs at least. Raises `ValueError` if it is no such library."""
+    """The machine that a shared library is for, and the glibc 2.x that it needs at least. Raises `ValueError` for any other file."""
     try:
         magic, bits, order, _, _, number, _, _, _, at, _, _, _, _, size, count, _ = _ELF.unpack_from(body)
         if magic != b"\x7fELF" or (bits, order) != (2, 1) or number not in MACHINES:

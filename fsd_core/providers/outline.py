@@ -1,4 +1,4 @@
-"""`Outline`: what the services of a provider allow an app, known before there is an app, an account or a request."""
+"""`Outline`: what the services of a provider allow an app. It needs no app, no account and no request."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ class Outline:
 
     - ``messages``, ``objects``, ``functions``: the limits that the provider's drivers of such an app have.
     - ``memory_mb``: the sizes of a function, in MiB ascending, among which a plan may choose; ``functions`` has the size of the settings.
-    - ``cores``: the processor cores of a function with so many MiB.
-    - ``route_ranks``: how many ranks, one after another, one publish can reach; `None`: all. See `fsd_core.driver.MessageDriver.route`.
-    - ``direct``: the limits of drivers that were made with ``direct``, of which one publish reaches one rank; `None`: there is one way.
-    - ``admit``: raises `InputError` if the queues cannot carry so many workers.
+    - ``cores``: returns the number of processor cores of a function, from its memory in MiB.
+    - ``route_ranks``: how many consecutive ranks one publish can reach; `None`: all. See `fsd_core.driver.MessageDriver.route`.
+    - ``direct``: the limits of drivers that were made with ``direct``: one publish of these reaches one rank. `None`: the provider has only
+      one way to publish.
+    - ``caveat``: in which settings the latencies of the app differ from those in the provider's own table; empty if the table is for these
+      settings.
+    - ``admit``: raises `InputError` if the queues cannot serve this number of workers.
     """
 
     messages: MessageLimits
@@ -35,6 +38,7 @@ class Outline:
     cores: Callable[[int], float] = lambda memory_mb: 1.0
     route_ranks: int | None = None
     direct: MessageLimits | None = None
+    caveat: str = ""
     admit: Callable[[int], None] = _anyone
 
     def route(self, rank: int) -> int:
@@ -42,11 +46,11 @@ class Outline:
         return 0 if self.route_ranks is None else rank // self.route_ranks
 
     def soonest(self) -> Outline:
-        """The limits with drivers that were made with ``direct``."""
+        """The outline for drivers that were made with ``direct``, which deliver sooner; the same one if there is only one way."""
         return self if self.direct is None else attrs.evolve(self, messages=self.direct, route_ranks=1, direct=None)
 
     def refuses(self, workers: int) -> str:
-        """Why the app cannot run so many workers over its queues; empty if it can."""
+        """Why the queues of the app cannot serve ``workers`` workers; empty if they can."""
         try:
             self.admit(workers)
         except InputError as error:
@@ -55,9 +59,10 @@ class Outline:
 
 
 def sized(limits: InvokeLimits, concurrency: int | str | None, memory_mb: int | str, timeout_s: float | str) -> InvokeLimits:
-    """A platform's ``limits`` for the functions of one app. The names of an app have the three numbers as texts.
+    """A platform's ``limits`` with the numbers of one app. Takes numbers, or texts as in `Resources.names`.
 
-    ``concurrency``: how many functions may run at once; `None` if not known. ``memory_mb``: MiB of each. ``timeout_s``: seconds of each.
+    ``concurrency``: how many functions may run at once; `None` if not known. ``memory_mb``: the memory of a function in MiB. ``timeout_s``:
+    the time limit of a function in seconds.
     """
     at_once = None if concurrency is None else int(concurrency)
     return attrs.evolve(limits, concurrency=at_once, memory_bytes=int(memory_mb) << 20, timeout_s=float(timeout_s))

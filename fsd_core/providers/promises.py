@@ -12,8 +12,8 @@ import attrs
 
 __all__ = ["REPAIR", "Auditor", "Promise", "exactly", "same", "shown", "unread"]
 
-REPAIR = "fsd deploy --repair"  # the advice where a new deployment sets what differs; `AppProvisioner.audit` completes the command
-SHOWN = "shown only"  # what is expected of a fact that is only shown
+REPAIR = "fsd deploy --repair"  # the advice if a new deployment corrects the difference; `AppProvisioner.audit` completes the command
+SHOWN = "shown only"  # ``Promise.expected`` of a fact that is only shown
 _MOST = 5  # entries of a list that a text names
 
 
@@ -39,7 +39,7 @@ class Promise:
 
 @runtime_checkable
 class Auditor(Protocol):
-    """A provisioner that can audit its apps. It is no part of the contract: a provider without it has no audit."""
+    """A provisioner that can audit its apps. The contract does not require this: ``fsd audit`` refuses all other providers."""
 
     def audit(self, app: str) -> Sequence[Promise] | None:
         """Compare the app with what this version makes, without a change. `None` if the app does not exist or was made only in part."""
@@ -72,7 +72,7 @@ def shown(name: str, found: str) -> Promise:
 
 
 def unread(name: str, why: str, expected: object, advice: str) -> Promise:
-    """A promise that does not hold because nobody looked: the credentials may not read the setting. ``why``: what they lack."""
+    """A promise that does not hold because the credentials may not read the setting. ``why``: the permission that is missing."""
     return _promise(name, False, f"not read: {why}", _text(expected), advice)
 
 

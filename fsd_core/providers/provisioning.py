@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +18,7 @@ from fsd_core.providers.package import Package, Recipe, stub
 from fsd_core.providers.probes import Pair, probe_function, probe_queues
 from fsd_core.providers.promises import REPAIR, Promise
 from fsd_core.providers.requests import Requests
-from fsd_core.providers.settings import FUNCTION, RETENTION, CloudSettings, read_settings, texts
+from fsd_core.providers.settings import FORGOTTEN, FUNCTION, RETENTION, CloudSettings, read_settings, texts
 from fsd_core.storage.store import Store
 
 __all__ = ["LIMIT_S", "AppProvisioner", "remove_store"]
@@ -32,17 +33,17 @@ class AppProvisioner(ABC, Generic[A, S]):
     """Implements `fsd_core.driver.Provisioner`. The environment of the app's function holds the record of what was made.
 
     ``ensure`` makes one request if nothing is missing. Otherwise it makes what is missing, sends a test message to every queue and starts
-    the function once. Only then it writes into the record that they are usable. A subclass makes and removes the resources of its cloud.
+    the function once. Only then the record says that the app is complete. A subclass makes and removes the resources of its cloud.
     Its class variables:
 
     - ``kind``: the attrs class of its settings
     - ``recorded``: settings that `Resources.names` holds, beside those of every cloud
     - ``chosen``: settings that `Resources.names` holds unless they are empty
     - ``fixed``: names in `Resources.names` that cannot change after the app was made, and for each the setting that people know
-    - ``queued``: names in `Resources.names`; after a change of one of these, all queues are made anew or changed
+    - ``queued``: names in `Resources.names`; after a change of one of these, all queues are made again or changed
     - ``tried``: names in `Resources.names`; after a change of one of these, the function gets an update and a test launch
     - ``probing``: entries that replace those of `Resources.names` during the test of the queues
-    - ``ready_s``: seconds that the permissions of a new function may need to come into force; `None`: see `probe_function`
+    - ``ready_s``: seconds that the permissions of a new function may need to take effect; `None`: see `probe_function`
     """
 
     kind: type[S]
@@ -60,7 +61,7 @@ class AppProvisioner(ABC, Generic[A, S]):
         self.settings = read_settings(self.kind, provider.name, table)
 
     def ensure(self, app: str, ranks: int, slots: int) -> Resources:
-        """Make what is missing for ``slots`` slots of ``ranks`` ranks; an app that has more keeps it. The first call takes minutes.
+        """Make what is missing for ``slots`` slots of ``ranks`` ranks. An app that has more keeps them. The first call takes minutes.
 
         Raises `InputError` if a setting, a name or the set-up of credentials is wrong, `DriverError` if a service refuses a request.
         """
@@ -80,10 +81,10 @@ class AppProvisioner(ABC, Generic[A, S]):
                 return self._make(api, had or Resources(app, 0, 0), ranks, slots, wanted)
 
     def _make(self, api: A, had: Resources, ranks: int, slots: int, wanted: dict[str, str]) -> Resources:
-        """Make what is missing, test it, and record last that it can be used: so a later call completes an interrupted one."""
+        """Make what is missing, test it, and then record that the app is complete: so a later call continues an interrupted one."""
         settings = self.settings
         code = self.recipe(settings.runtime, settings.engine).build(within_s=api.left()) if settings.package else stub(self.provider.name)
-        wanted = wanted | {"package": str(code) if settings.package else "none"}
+        wanted = wanted | {"package": str(code) if settings.package else "none"} | _forgotten(had.names, wanted)
         had, names = self.begin(api, had, wanted, code, max(ranks, had.ranks), max(slots, had.slots))
         ranks, slots = max(ranks, had.ranks), max(slots, had.slots)
         kept = not self.repair and all(had.names.get(name) == names.get(name) for name in self.queued)
@@ -135,6 +136,15 @@ class AppProvisioner(ABC, Generic[A, S]):
             with leaving(f"app {app} is only partly removed: `fsd destroy` removes the rest"):
                 return self.remove(api, app, had)
 
+    def left(self, app: str) -> Resources | None:
+        """What is enough to read the objects of an app that `find` does not find: its function is gone, or no `ensure` has ended.
+
+        `None` if the app has no object store.
+        """
+        with self._asking(app) as api:
+            names = self.stored(api, app, self.read(api, app))
+            return None if names is None else Resources(app, 0, 0, names)
+
     def _asking(self, app: str) -> A:
         check_app(app)
         return self.requests()
@@ -153,7 +163,7 @@ class AppProvisioner(ABC, Generic[A, S]):
             if (found := had.names.get(name)) is not None and found != wanted.get(name, found):
                 raise InputError(
                     f"{setting}: app {had.app!r} was made with {found or 'none'}, not {wanted[name]}: "
-                    f"expected {found or 'none'}: set that, or destroy the app first"
+                    f"expected {found or 'none'}: correct the setting, or destroy the app first"
                 )
 
     @staticmethod
@@ -175,7 +185,7 @@ class AppProvisioner(ABC, Generic[A, S]):
     ) -> tuple[Resources, dict[str, str]]:
         """Make what the queues need, and decide the generation: if two clients make a new app at the same time, both get the same one.
 
-        ``had``: the app as recorded; without names if it is new. Returns the app as recorded now, and the names as they shall be.
+        ``had``: the app as recorded; without names if it is new. Returns the app as recorded now, and the names that the app will have.
         """
 
     @abstractmethod
@@ -186,7 +196,8 @@ class AppProvisioner(ABC, Generic[A, S]):
     def deploy(self, api: A, had: Resources, unproven: Resources, code: Package, changed: bool) -> dict[str, str]:
         """Bring the function, its roles and its limits up to date. Returns the entries of `Resources.names` that the function determines.
 
-        ``changed``: the function needs the code or the settings of ``unproven``, which is also the record until `record`.
+        ``changed``: the function needs the code or the settings of ``unproven``. This method also writes ``unproven`` into the function's
+        environment, as the record until `record` is called.
         """
 
     @abstractmethod
@@ -202,6 +213,10 @@ class AppProvisioner(ABC, Generic[A, S]):
         """The promises about the deployed app ``had``, from requests that only read."""
 
     @abstractmethod
+    def stored(self, api: A, app: str, had: Resources | None) -> dict[str, str] | None:
+        """The entries of `Resources.names` that name the app's object store; `None` if the app has none."""
+
+    @abstractmethod
     def remove(self, api: A, app: str, had: Resources | None) -> list[str]:
         """Remove all resources: the function first, the others by their names. Returns a line for each."""
 
@@ -210,11 +225,19 @@ class AppProvisioner(ABC, Generic[A, S]):
         """Remove the queues of an app, except those of generation ``keep``. Returns a line for each."""
 
 
-def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: Callable[[], object]) -> None:
-    """Empty a bucket, then remove it by the request ``remove``; close ``objects``. ``what`` names the bucket in errors.
+def _forgotten(had: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """The entry `FORGOTTEN` of an app that gets a longer retention than it ``had``."""
+    days = int(had.get(RETENTION, 0))
+    if not days or int(wanted[RETENTION]) <= days:
+        return {}
+    return {FORGOTTEN: str(max(int(had.get(FORGOTTEN, 0)), int(time.time()) - 86400 * days))}
 
-    Starts again while the service refuses ``remove`` with ALREADY_EXISTS, because a worker that still ran wrote an object. A bucket that
-    does not exist is no error: an earlier call or another client removed it.
+
+def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: Callable[[], object]) -> None:
+    """Empty a bucket, then remove it with the request ``remove``; close ``objects``. ``what`` names the bucket in errors.
+
+    If a worker that still runs writes an object meanwhile, the service refuses ``remove`` with ALREADY_EXISTS, and this function starts
+    again. A bucket that does not exist is no error: an earlier call or another client removed it.
     """
 
     def removed() -> bool:
@@ -235,5 +258,5 @@ def remove_store(requests: Requests, objects: ObjectDriver, what: str, remove: C
 
 
 def _limit(api: Requests, what: str, onward: str) -> None:
-    """Set the deadline of all later requests to `LIMIT_S`. If it passes, the error names ``what`` and gives the advice ``onward``."""
+    """Set the deadline of all later requests to `LIMIT_S` seconds. The error at the deadline names ``what`` and ends with ``onward``."""
     api.within(LIMIT_S, f"{what} took longer than {LIMIT_S:g} s; {onward}")

@@ -35,7 +35,7 @@ def find(name: str) -> Provider:
     if (kept := getattr(provider, "contract", None)) != CONTRACT:
         what = f"needs version {kept} of the contract" if kept is not None else "does not say which version of the contract it needs"
         raise InputError(
-            f"provider {name!r}: package {owner(entry)} {what}: expected contract = {CONTRACT}, that of this fsd: "
+            f"provider {name!r}: package {owner(entry)} {what}: expected contract = {CONTRACT}, the version of this fsd: "
             f"install a release of {entry.dist.name if entry.dist else entry.module} for it, or another release of fsd-inference"
         )
     return provider

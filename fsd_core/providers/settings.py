@@ -8,10 +8,13 @@ from typing import Protocol, TypeVar
 
 from fsd_core.common.fields import read
 
-__all__ = ["FUNCTION", "RETENTION", "CloudSettings", "read_settings", "texts"]
+__all__ = ["FORGOTTEN", "FUNCTION", "RETENTION", "CloudSettings", "read_settings", "texts"]
 
 FUNCTION = ("memory_mb", "timeout_s", "concurrency", "lease_s", "runtime")  # settings that every cloud has and that its functions need
 RETENTION = "audit_retention_days"  # a setting: after so many days the store of an app forgets an entry of its audit log
+
+# A name in `Resources.names`, of an app that once had a shorter retention: in seconds since 1970, entries from before may be missing.
+FORGOTTEN = "audit_forgotten"
 
 
 class CloudSettings(Protocol):

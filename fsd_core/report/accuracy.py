@@ -1,4 +1,4 @@
-"""How far predictions of past runs were off, part by part."""
+"""The errors of the predictions of past runs, by part: seconds, requests, bytes and USD."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from fsd_core.report.record import read_record
 
 __all__ = ["Accuracy", "prediction_accuracy"]
 
-SMALL = 2.0  # requests by which a prediction may be off without an error: a few more or fewer say nothing
+SMALL = 2.0  # a prediction that is wrong by at most this many requests counts as exact
 TIMED = ("seconds", *PHASES, "USD")  # on an emulator, these are not those of the cloud
 
 
 @attrs.frozen
 class Accuracy:
-    """The errors of one part of predictions: predicted less actual, as shares of the actual figure.
+    """The errors of one part of the predictions. An error is (predicted - actual) / actual.
 
-    ``part``: as in the table that ends a run. ``runs``: how many had the part. ``median``: of the errors; ``median_size``: of their sizes;
-    ``largest``: the error of the largest size.
+    ``part``: its name, as in the table at the end of a run. ``runs``: the number of runs that have this part. ``median``: the median error.
+    ``median_size``: the median absolute error. ``largest``: the error with the largest absolute value.
     """
 
     part: str
@@ -39,9 +39,10 @@ class Accuracy:
 
 
 def prediction_accuracy(home: str | os.PathLike[str] | None = None) -> list[Accuracy]:
-    """The errors of the predictions of all past runs that have one, by part. ``home``: as in `fsd_core.run`.
+    """The errors of the predictions of all past runs that have a prediction, by part. ``home``: as in `fsd_core.run`.
 
-    Times and money of runs on an emulator do not count: they are those of this machine. Raises `InputError` if ``home`` is wrong.
+    Leaves out the times and the money of runs on an emulator, because this machine sets them and not the cloud. Raises `InputError` if
+    ``home`` is wrong.
     """
     folder = arguments.home(home)
     errors: dict[str, list[float]] = {}
@@ -53,7 +54,7 @@ def prediction_accuracy(home: str | os.PathLike[str] | None = None) -> list[Accu
 
 
 def _errors(record: Mapping[str, Any]) -> dict[str, float]:
-    """The error of each part of a run in which no rank was lost: predictions know no failures."""
+    """The error of each part of a run. Empty if a rank was lost, because predictions do not include failures."""
     if record.get("recovered") or record.get("missing_ranks"):
         return {}
     tariff = tariff_of_run(record["provider"])

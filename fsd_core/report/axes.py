@@ -16,7 +16,7 @@ SIZE = 12  # of the text, in points of a chart that is as wide as a phone
 
 @attrs.frozen
 class LogAxis:
-    """A logarithmic axis from ``low`` at ``start`` to ``high`` at ``end``."""
+    """A logarithmic axis: the value ``low`` is at the coordinate ``start``, the value ``high`` at the coordinate ``end``."""
 
     low: float
     high: float
@@ -30,11 +30,11 @@ class LogAxis:
         return LogAxis(low / 1.25, max(high, low * 1.5) * 1.25, start, end)
 
     def at(self, value: float) -> float:
-        """Where a value is."""
+        """The coordinate of a value."""
         return self.start + (self.end - self.start) * math.log(value / self.low) / math.log(self.high / self.low)
 
     def ticks(self) -> list[float]:
-        """A few round values."""
+        """The values of the ticks: a few round values between ``low`` and ``high``."""
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         all_ = [round(step * 10.0**decade, 12) for decade in decades for step in (1, 2, 5)]
         inside = [value for value in all_ if self.low <= value <= self.high]

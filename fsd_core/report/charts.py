@@ -35,7 +35,7 @@ PHASES = {"launch": 0, "load": 1, "compute": 2, "send": 3, "wait": 4, "other": 5
 
 @attrs.frozen
 class Bar:
-    """One row: its group, its label, the values of its segments, the lowest and highest total. ``why``: the reason for no values."""
+    """One row: its group, its label, the values of its segments, the lowest and highest total. ``why``: why it has no values."""
 
     group: str
     label: str
@@ -46,7 +46,7 @@ class Bar:
 
     @property
     def total(self) -> float:
-        """The bar's length."""
+        """The sum of the values."""
         return sum(self.values)
 
 
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def end(self) -> float:
-        """Where the last span ends."""
+        """The end of the last span."""
         return self.spans[-1][2] if self.spans else 0.0
 
 
@@ -111,7 +111,7 @@ def timeline(name: str, title: str, axis: str, parts: Sequence[str], rows: Seque
             plot.label(row.label, number * ROW + ROW / 2)
             for at in shown:
                 boxes = [Path(_box(start, end, top, top + BAR), closed=True) for part, start, end in row.spans if part == at]
-                if boxes:  # one mark for each part of a row, else a page would have thousands
+                if boxes:  # one mark for each part of a row, not for each span: a page would have thousands of marks
                     patch = plot.axes.add_patch(PathPatch(Path.make_compound_path(*boxes), color=_colour(parts, at), linewidth=0))
                     whole = sum(end - start for part, start, end in row.spans if part == at)
                     plot.mark(patch, number, at, f"{row.label}: {parts[at]} {text(whole)}")
@@ -139,9 +139,9 @@ class _Plot:
         )  # fmt: skip
 
     def value(self, words: str, y: float, *, soft: bool = False) -> None:
-        """Write the total of the row at ``y`` right of all bars; at a bar's end it would look like the end of its thin line.
+        """Write the total of the row at ``y`` to the right of all bars. At the end of a bar, it would overlap the line from low to high.
 
-        ``soft``: the words give the reason why the row has no bar, and take its place.
+        ``soft``: the words say why the row has no bar; they stand in the place of the bar.
         """
         self.axes.annotate(words, (0 if soft else self.axes.get_xlim()[1], y), (6, 0), textcoords="offset points", ha="left",
             color=SOFT if soft else INK, style="italic" if soft else "normal", annotation_clip=False, **BESIDE)  # fmt: skip

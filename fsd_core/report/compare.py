@@ -1,4 +1,6 @@
-"""The runs of ``fsd compare``: the same model and partition on several providers and channels, in turns, so that slow moments hit all.
+"""The runs of ``fsd compare``: the same model and partition on several providers and channels.
+
+The cases take turns, so that a slow moment of this machine or of a cloud affects all cases.
 
 Only runs with equal outputs are compared. With the same number of workers, outputs are equal bit for bit, since every sum is made in the
 same order; with different numbers, they are equal within `RTOL` and `ATOL`.
@@ -16,6 +18,7 @@ import attrs
 
 from fsd_core.client.result import left_out
 from fsd_core.common import arguments
+from fsd_core.common.amount import counted
 from fsd_core.driver import Code
 from fsd_core.errors import CheckFailed, FsdError, RunFailed
 from fsd_core.report.figures import FIGURES, Figure, Measured
@@ -41,7 +44,7 @@ class Case:
     workers: int
 
     def __str__(self) -> str:
-        return f"{self.provider}, {self.channel}, {self.workers} worker{'s' if self.workers > 1 else ''}"
+        return f"{self.provider}, {self.channel}, {counted(self.workers, 'worker')}"
 
 
 @attrs.define
@@ -100,7 +103,7 @@ class Comparison:
 
     @property
     def headline(self) -> str:
-        """Which platform is the fastest, which is the cheapest, by how much, and what that rests on; empty if nothing ran."""
+        """The fastest and the cheapest platform, by which factors, and from which runs this follows; empty if nothing ran."""
         ran = [cell for cell in self.cells if cell.runs]
         if not ran:
             return ""
@@ -108,7 +111,7 @@ class Comparison:
         for figure, most, more, unit in ((FIGURES[0], "Fastest", "faster", "s"), (FIGURES[-1], "Cheapest", "cheaper", "USD for 1000 runs")):
             best = _best(ran, figure)
             value, case = spread(figure, best)[0], best.case
-            words = f"{most}: {case.provider} ({case.channel}, {case.workers} worker{'s' * (case.workers > 1)}) with {value:.3g} {unit}"
+            words = f"{most}: {case.provider} ({case.channel}, {counted(case.workers, 'worker')}) with {value:.3g} {unit}"
             others = [cell for cell in ran if cell.case.provider != case.provider]
             if others:
                 other = _best(others, figure)
@@ -118,7 +121,7 @@ class Comparison:
         times = sorted({self._times(cell) for cell in ran})
         prices = sorted({f"{cell.runs[0].bill.tariff.name} ({cell.runs[0].bill.tariff.as_of})" for cell in ran})
         runs = min(len(cell.runs) for cell in ran)
-        return f"{'. '.join(found)}. Medians of {runs} run{'s' * (runs > 1)}; times: {', '.join(times)}; prices: {', '.join(prices)}."
+        return f"{'. '.join(found)}. Medians of {counted(runs, 'run')}; times: {', '.join(times)}; prices: {', '.join(prices)}."
 
     def _times(self, cell: Cell) -> str:
         """Where the times of a cell come from."""
@@ -273,7 +276,7 @@ def _explained(error: Exception) -> tuple[Code, str]:
 
 
 def _agree(case: Case, output: csr_matrix, outputs: dict[int, tuple[Case, csr_matrix]]) -> None:
-    """Compare an output with the first one of the same number of workers; the first of each number with the first of all."""
+    """Compare an output with the first output of the same number of workers. The first output of each number: with the first of all."""
     if case.workers in outputs:
         first, expected = outputs[case.workers]
         same = output.shape == expected.shape and output.dtype == expected.dtype and _equal(output, expected)
@@ -294,7 +297,7 @@ def _equal(one: csr_matrix, other: csr_matrix) -> bool:
 
 
 def _close(one: csr_matrix, other: csr_matrix) -> bool:
-    """Like `numpy.allclose`, without memory for the zeros."""
+    """Like `numpy.allclose` of the dense matrices, but without memory for their zeros."""
     return bool((abs(one - other) - RTOL * abs(other)).max() <= ATOL)
 
 

@@ -142,7 +142,7 @@ def _each(name: str, values: Any, check: Callable[[str, Any], Any]) -> list[Any]
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The other arguments of a run. Raises `InputError` on one that `run` does not have, and on a wrong value."""
+    """The other arguments of a run. Raises `InputError` on an argument that `run` does not have, and on a wrong value."""
     values = check_options(options, _SET_HERE)
     for name, value in values.items():
         if name in KINDS and value is not None:
@@ -153,7 +153,7 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _latency(provider: str, asked: str | None) -> str | None:
-    """What a run of ``provider`` gets where ``asked`` is auto: its own table, with the same options. Raises `InputError` if it is wrong."""
+    """The ``latency`` of a run on ``provider``: if ``asked`` is auto, its own table with the same options. Raises `InputError` if wrong."""
     if asked is None:
         return None
     first, comma, rest = str(asked).partition(",")
@@ -166,7 +166,7 @@ def _latency(provider: str, asked: str | None) -> str | None:
 
 
 def _needs_emulator(provider: str) -> bool:
-    """Whether a run without an account needs an emulator, also if there is none: not if the provider has only harnesses without one."""
+    """Whether a run without an account needs an emulator: not if the provider has harnesses but no emulator, as local."""
     from fsd_conformance import emulators
 
     return bool(emulators.names(provider)) or not emulators.harnesses(provider)
@@ -187,7 +187,7 @@ def _start(
     tariffs: Mapping[str, Tariff],
     show: Callable[[Progress], None],
 ) -> tuple[dict[str, Mapping[str, object]], dict[str, Where]]:
-    """The settings of each provider that can start, its emulator started; and for all providers the emulator, the tariff and the error."""
+    """Start the emulators. Returns the settings of each provider that can start, and emulator, tariff and error of all providers."""
     ready: dict[str, Mapping[str, object]] = {}
     wheres: dict[str, Where] = {}
     for name, tariff in tariffs.items():

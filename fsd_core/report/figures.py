@@ -31,7 +31,7 @@ class Measured:
 
 @attrs.frozen
 class Figure:
-    """A figure by which runs are compared. ``of`` gives the values of its ``parts``, in ``unit``. ``meaning``: for people."""
+    """A figure by which runs are compared. ``of(run)``: the values of its ``parts``, in ``unit``. ``meaning``: a text for people."""
 
     name: str
     title: str

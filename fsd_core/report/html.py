@@ -1,4 +1,4 @@
-"""The parts of which all pages are made. A page is one file that loads nothing from the network and follows the reader's theme."""
+"""The building blocks of all pages. A page is one file that loads nothing from the network and follows the reader's theme."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def section(title: str, body: str) -> str:
 
 
 def details(body: str) -> str:
-    """What opens with a click."""
+    """A section "The figures" that opens with a click."""
     return f"<details><summary>The figures</summary>{body}</details>"
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
-    """Names and values."""
+    """A list of names and values."""
     return f"<dl>{''.join(f'<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>' for name, value in pairs)}</dl>"
 
 

@@ -38,7 +38,7 @@ def _page(found: Measurement) -> str:
         parts.append(f'<p class="warn">{escaped(words)}</p>')
     about = [("provider", found.provider), ("region", found.region), ("app", found.app), ("day", found.table.as_of)]
     parts += [section("Where and when", facts([*about, *shown(found)])), _spread(found), _rows(found)]
-    return page(title, [*parts, section("What this rests on", _rests(found))])
+    return page(title, [*parts, section("How this was measured", _rests(found))])
 
 
 def _spread(found: Measurement) -> str:
@@ -49,7 +49,9 @@ def _spread(found: Measurement) -> str:
     ]
     if not rows:
         return ""
-    words = "The bars of a row count its samples. Below them, the point is p50, and the marks are p90 and p99 as the table has them."
+    words = (
+        "The bars of a row show how many samples took this time. Below them, the point is p50, and the marks are p90 and p99 of the table."
+    )
     return section("How the times spread", f'<figure>{spreads("spread", "Times by verb", rows)}</figure><p class="soft">{words}</p>')
 
 
@@ -64,10 +66,10 @@ def _rows(found: Measurement) -> str:
 
 def _rests(found: Measurement) -> str:
     few = [verb for verb, row in found.table.rows.items() if verb in found.samples and row.confidence == "low"]
-    words = ["Times are those of requests of a function to services, by its own clock; invoke is a request of the client."]
+    words = ["A function measured its requests to the services, by its own clock. The client measured invoke."]
     if few:
-        words.append(f"These have too few samples to show p99, so it follows from p50 and p90: {', '.join(few)}.")
+        words.append(f"These verbs have too few samples for p99, so p99 follows from p50 and p90: {', '.join(few)}.")
     others = [verb for verb in found.table.rows if verb not in found.samples]
     if others:
-        words.append(f"These were not measured; the table has them from the one that comes with {found.provider}: {', '.join(others)}.")
+        words.append(f"These verbs were not measured; their rows are those of the table of {found.provider}: {', '.join(others)}.")
     return "".join(f"<p>{escaped(each)}</p>" for each in words)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fsd_core.client.result import left_out
+from fsd_core.common.amount import counted
 from fsd_core.cost import Bill
 from fsd_core.latency import words as latency_words
 from fsd_core.report import charts
@@ -44,6 +45,12 @@ def check_page() -> None:
     charts.check()
 
 
+def _sizes(about: Mapping[str, Any]) -> str:
+    """The sizes of the input and of the model."""
+    layers = f"{counted(about['layers'], 'layer')} of up to {counted(about['neurons'], 'neuron')}"
+    return f"{counted(about['samples'], 'sample')}, {layers}"
+
+
 def comparison_page(found: Comparison) -> str:
     """The page of a comparison, as HTML."""
     about = found.about
@@ -52,10 +59,7 @@ def comparison_page(found: Comparison) -> str:
     ran = sum(len(cell.runs) for cell in found.cells)
     times = "once" if about["repeat"] == 1 else f"{about['repeat']} times; the cases took turns"
     agree = "All outputs agree." if ran > 1 else "" if ran else "Nothing ran."
-    top += [
-        f"<p>{about['samples']} samples, {about['layers']} layers of up to {about['neurons']} neurons."
-        f" Every provider runs the same partition. Each case ran {times}. {agree}</p>"
-    ]
+    top += [f"<p>{_sizes(about)}. Every provider runs the same partition. Each case ran {times}. {agree}</p>"]
     if found.headline:
         top.append(f"<p><strong>{_text(found.headline)}</strong></p>")
     if emulated:
@@ -86,8 +90,8 @@ def run_page(run: Measured) -> str:
     what = " on ".join(record["note"][name] for name in ("model", "input") if name in record["note"])
     top = [
         f"<h1>Run {_text(record['run'])}{_text(f': {what}' if what else '')}</h1>",
-        f"<p>{record['samples']} samples, {record['layers']} layers of up to {record['neurons']} neurons, {record['workers']}"
-        f" worker{'' if alone else 's'} on {_text(record['provider'])}{'' if alone else ', channel ' + _text(record['channel'])}:"
+        f"<p>{_sizes(record)}, {counted(record['workers'], 'worker')} on {_text(record['provider'])}"
+        f"{'' if alone else ', channel ' + _text(record['channel'])}:"
         f" {record['seconds']['total']:.2f} s, {run.bill.total_usd:.6f} USD.</p>",
     ]
     if record["stand_in"]:
@@ -155,7 +159,7 @@ def _compared(figure: Figure, found: Comparison) -> str:
     bars, rows = [], []
     text = _writer(figure)
     for cell in _ordered(found):
-        group = f"{cell.case.workers} worker{'s' if cell.case.workers > 1 else ''}, {cell.case.channel}"
+        group = f"{counted(cell.case.workers, 'worker')}, {cell.case.channel}"
         if why := found.why(cell):
             bars.append(Bar(group, cell.case.provider, why="failed" if cell.error else "cannot start"))
             rows.append([str(cell.case), why if cell.error else "cannot start", *[""] * len(figure.parts)])

@@ -19,7 +19,7 @@ __all__ = ["PastRun", "past_runs"]
 
 @attrs.frozen(kw_only=True)
 class PastRun:
-    """One past run. What is not known is `None`.
+    """One past run. A field whose value is not known is `None`.
 
     - ``run``: its id. ``began``: seconds since 1970. ``model``: as the user named it, else its digest.
     - ``seconds``: on the client's clock. ``usd``: by the tariff of its provider, if the run left a record.
@@ -45,7 +45,7 @@ def past_runs(home: str | os.PathLike[str] | None = None) -> list[PastRun]:
 def _past(run: str, home: Path) -> PastRun:
     found, record = PastRun(run=run), home / "runs" / f"{run}.json"
     try:
-        if not (home / "runs" / f"{run}.log").exists():  # of a version of fsd that kept none, or removed
+        if not (home / "runs" / f"{run}.log").exists():  # a version of fsd that kept no logs wrote the record, or the log was removed
             return _of_record(found, record)
         log = history.read_log(run, home)
     except InputError:
@@ -61,7 +61,7 @@ def _past(run: str, home: Path) -> PastRun:
 
 
 def _of_record(found: PastRun, file: Path) -> PastRun:
-    """What the record of a run says. Raises `InputError` if it cannot be read."""
+    """The figures from the record of a run. Raises `InputError` if the record cannot be read."""
     record = read_record(file)
     tariff = tariff_of_run(record["provider"])
     try:

@@ -1,4 +1,4 @@
-"""The page of a plan: time against money, the parts of the best ways, what they would send, and why the others lost."""
+"""The page of a plan: time against money, the parts of the best ways, what they would send, and why the plan did not choose other ways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fsd_core.report.scatter import Point, scatter
 __all__ = ["check_page", "write_plan"]
 
 REASONS = 40  # rows about what is not possible
-FAR = 10.0  # a way that takes or costs so many times what the choice does is not drawn
+FAR = 10.0  # a way that takes or costs more than this many times as much as the choice is not drawn
 
 
 def check_page(path: str | os.PathLike[str]) -> None:
@@ -51,7 +51,7 @@ def _page(plan: Plan) -> str:
     ]
     if plan.per_day:
         parts.append(_servers(plan))
-    parts += [_lost(plan), section("What this rests on", "".join(f"<p>{escaped(note[0].upper() + note[1:])}.</p>" for note in plan.notes))]
+    parts += [_lost(plan), section("Assumptions", "".join(f"<p>{escaped(note[0].upper() + note[1:])}.</p>" for note in plan.notes))]
     return page(title, parts)
 
 
@@ -81,12 +81,10 @@ def _against(plan: Plan, *, cold: bool) -> str:
         for each in near
         if each.prediction is not None and each.prediction.usd
     ]
-    words = "Each point is a way to run; its line goes from p50 to p95. Joined points are faster or cheaper than all others. "
+    words = "Each point is a way to run; its line goes from p50 to p95. No other way is both faster and cheaper than a joined point. "
     words += "The ring is the choice."
     if len(near) < len(shown):
-        words += (
-            f" {len(shown) - len(near)} ways are left out: they take over {FAR:g} times as long as the choice, or cost over {FAR:g} times."
-        )
+        words += f" {len(shown) - len(near)} ways are not shown: they take or cost more than {FAR:g} times as much as the choice."
     return section(title, f'<figure>{scatter(name, title, points, providers)}</figure><p class="soft">{words}</p>')
 
 
@@ -162,7 +160,7 @@ def _servers(plan: Plan) -> str:
 
 
 def _lost(plan: Plan) -> str:
-    """Why the others lost: what is not possible, and by how much the rest is slower and dearer."""
+    """Why the plan did not choose the other ways: some are not possible, the others are slower or more expensive by a factor."""
     best = plan.choice.prediction
     assert best is not None
     rows, seen = [], set()
@@ -176,7 +174,7 @@ def _lost(plan: Plan) -> str:
             rows.append([label, words])
     body = table(["way", "why not"], rows[:REASONS])
     more = f'<p class="soft">and {len(rows) - REASONS} more, which fsd plan --json shows</p>' if len(rows) > REASONS else ""
-    return section("Why the others lost", details(body + more))
+    return section("Why not another way", details(body + more))
 
 
 def _behind(each: Candidate, plan: Plan) -> str:
@@ -185,8 +183,8 @@ def _behind(each: Candidate, plan: Plan) -> str:
         return ""
     time = mine.seconds["p50"] / best.seconds["p50"]
     if mine.usd is None or not best.usd:
-        return f"takes {time:.2g} times as long"
-    return f"takes {time:.2g} times as long and costs {mine.usd / best.usd:.2g} times as much"
+        return f"takes {time:.2g} times as long as the choice"
+    return f"takes {time:.2g} times as long and costs {mine.usd / best.usd:.2g} times as much as the choice"
 
 
 def _shown(plan: Plan) -> Sequence[Candidate]:

@@ -1,7 +1,7 @@
 """The scatter of a plan as inline SVG: seconds against USD, both on logarithmic axes. Colours are variables of the page's style.
 
-A candidate is a point at its median time, with a line from p50 to p95. Those on the front are filled and joined, and the choice has a ring
-and its name. The drawing is as wide as a phone and scales.
+A candidate is a point at its median time, with a line from p50 to p95. A candidate on the front is one that no other candidate beats in
+both time and money: these points are filled and joined. The choice has a ring and its name. The drawing is as wide as a phone and scales.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fsd_core.report.html import escaped, usd
 __all__ = ["Point", "scatter"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360.0, 300.0, 58.0, 14.0, 26.0, 44.0
-NEAR = 14.0  # a label that would be closer to another one is left out
+NEAR = 14.0  # a label that would be closer than this to another label is left out
 
 
 @attrs.frozen

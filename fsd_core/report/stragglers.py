@@ -1,4 +1,4 @@
-"""The slowest rank of each phase, and whether the other ranks waited for it."""
+"""The slowest rank of each phase, and whether other ranks had to wait for this rank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARE = 0.05  # and is behind the median rank by more than this share of the run
 
 @attrs.frozen
 class Straggler:
-    """The slowest rank of a phase and the median rank's time, both in seconds. ``late``: so slow that others wait for it."""
+    """The slowest rank of a phase and the median rank's time, both in seconds. ``late``: other ranks had to wait for it."""
 
     phase: str
     rank: int

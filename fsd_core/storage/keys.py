@@ -97,6 +97,10 @@ class RunKeys:
         """All payloads that rank ``source`` sends in one step."""
         return f"{self.prefix}x/{step}/{source}"
 
+    def kept(self, rank: int, incarnation: int, number: int) -> str:
+        """Object ``number`` (from 0) of what an incarnation of a rank sent through queues and does not keep in memory."""
+        return f"{self.prefix}kept/{rank}.{incarnation}/{number}"
+
     @property
     def outputs(self) -> str:
         """The start of the keys of all parts of the output."""
@@ -111,5 +115,5 @@ class RunKeys:
         return f"{self.prefix}record/{rank}"
 
     def log(self, rank: int) -> str:
-        """What a rank said in a run that lasts long or fails. Otherwise its record holds its lines."""
+        """The log lines of a rank, in a run that lasts long or fails. In other runs, its record has them."""
         return f"{self.prefix}log/{rank}"

@@ -1,11 +1,11 @@
 """A chain of numbered objects that only grows, for the audit log of an app: a change of an entry shows in the entry after it.
 
 Entry N (from 1) is the object ``audit/N``, N with ten digits. It is sealed JSON and holds the digest of the whole entry before it. A client
-adds an entry by a conditional create of the next number. If another client was faster, it reads that client's entry and tries the number
-after it.
+adds an entry by a conditional create of the next number. If another client was faster, it reads the entry of that client and tries the next
+number.
 
-To find the last entry costs no listing that grows with the log: a client begins at an entry that it knows, or at the last key of the first
-page, and looks 1, 2, 4, 8 ... numbers further until an entry is missing. Then it halves the distance.
+A client finds the last entry without listing the whole log. It begins at an entry that it knows, or at the last key of the first page of a
+listing, and reads the entries 1, 2, 4, 8 ... numbers further until one is missing. Then it halves the distance.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Link:
 
     - ``number``: from 1. ``log``: the random id of the log. ``at``: when it was written, in seconds since 1970.
     - ``before``: the SHA-256 digest of the entry before it; `None` for the first one. ``before_at``: when that one was written.
-    - ``entry``: what it says.
+    - ``entry``: the content.
     """
 
     number: int = key(integer(1))
@@ -69,7 +69,7 @@ class Mark:
 
 @attrs.frozen
 class Misfit:
-    """The first entry of a log that does not fit. ``number``: its number; `None` if it is no entry. ``reason``: for people."""
+    """The first entry of a log that is wrong. ``number``: its number; `None` if the object is no entry. ``reason``: for people."""
 
     number: int | None
     reason: str
@@ -77,7 +77,7 @@ class Misfit:
 
 @attrs.frozen
 class _Head:
-    """The last entry as the next one needs it. Without an entry, ``number`` is 0."""
+    """What the next entry needs to know of the last one. ``number`` is 0 if the log is empty."""
 
     number: int
     log: str
@@ -96,10 +96,10 @@ def link(body: bytes) -> Link:
 
 
 def append(store: Store, entry: Mapping[str, Any], known: Mark | None = None) -> tuple[Mark, bool]:
-    """Write the next entry. ``known``: an entry that this client has written, the later the cheaper.
+    """Write the next entry. ``known``: an entry that this client has written; the last one saves the most requests.
 
-    Returns the new entry, and whether ``known`` is still there unchanged (true without ``known``). Raises `DriverError` if the store
-    refuses, or if other clients took `TRIES` numbers meanwhile.
+    Returns the new entry, and whether ``known`` still exists unchanged (true without ``known``). Raises `DriverError` if the store refuses
+    a request, or if other clients took `TRIES` numbers meanwhile.
     """
     head = None
     if known is not None and (body := store.find(_key(known.number))) is not None and digest_of(body) == known.digest:
@@ -112,7 +112,9 @@ def append(store: Store, entry: Mapping[str, Any], known: Mark | None = None) ->
         if store.create(_key(made.number), body):
             return Mark(log=made.log, number=made.number, digest=digest_of(body), at=made.at), intact
         head = _last(store, made.number)
-    raise DriverError(Code.THROTTLED, f"other clients took the numbers of {TRIES} entries while this client tried to write one")
+    raise DriverError(
+        Code.THROTTLED, f"the audit log: other clients took {TRIES} numbers while this client tried to write an entry; try again"
+    )
 
 
 def _key(number: int) -> str:
@@ -143,7 +145,7 @@ def _last(store: Store, number: int) -> _Head:
 
 
 def read_all(store: Store, last: int | None = None) -> list[Body]:
-    """All entries, or the ``last`` ones, ascending by their keys. Raises `DriverError`."""
+    """All entries, or the last ``last`` entries, ascending by their keys. Raises `DriverError`."""
     keys = list(store.keys(AUDIT))
     keys = keys if last is None else keys[-last:]
     bodies = each(store.find, keys, THREADS)
@@ -151,16 +153,16 @@ def read_all(store: Store, last: int | None = None) -> list[Body]:
 
 
 def check(found: Sequence[Body], marks: Collection[Mark] = (), kept_s: float = math.inf, *, first: bool = True) -> Misfit | None:
-    """The first entry of a whole log that does not fit; `None` if all fit.
+    """Find the first wrong entry of a log; `None` if all entries are right.
 
-    ``marks``: entries that this client has written. ``kept_s``: older entries may be missing. Without ``first``, so may all entries before
-    the first one that is there.
+    ``marks``: entries that this client has written. ``kept_s``: entries may be missing if they are older than this, in seconds. Without
+    ``first``, entries before the first of ``found`` may be missing too.
     """
     since = time.time() - kept_s
     mine: dict[int, Mark] = {}
     for mark in marks:
         if mark.at >= since:
-            mine.setdefault(mark.number, mark)  # a later one with this number belongs to a log that began anew
+            mine.setdefault(mark.number, mark)  # a later mark with this number belongs to a new log
     last: Link | None = None
     digest = ""
     for name, body in found:

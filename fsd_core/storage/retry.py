@@ -59,10 +59,9 @@ class Retry:
     - ``deadline``: seconds since 1970. No retry starts after it.
     - ``stop``: an event. After it is set, every wait ends and no retry starts.
     - ``budget``: the maximum number of retries of this object, so that a service that is down does not get requests for hours.
-    - ``outage_s``: seconds. A call with a try that got no answer fails after this time, counted from its begin, or from the last answer
-      of its service to any call of this object.
-    - ``stall_s()``: seconds that the other ranks wait for this rank; a channel sets it. Such a call also fails after this time without an
-      answer of its service to any call of this object.
+    - ``outage_s``: seconds. If a try of a call got no answer, the call fails when this time has passed since its start.
+    - ``stall_s()``: seconds that the other ranks wait for this rank; a channel sets it. Such a call also fails if its service has answered
+      no call of this object for this time, counted from the start of the call at the earliest.
     """
 
     def __init__(

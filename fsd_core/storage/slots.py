@@ -74,7 +74,7 @@ def look(store: Store, slots: int) -> Look:
 
 
 def lease(store: Store, slots: int, run: str, lease_s: float = LEASE_S, first: Look | None = None) -> Lease:
-    """Take one free slot of ``slots`` slots, for ``lease_s`` seconds from now. Tries that of ``first`` first.
+    """Take one free slot of ``slots`` slots, for ``lease_s`` seconds from now. Tries the slot of the `Look` ``first`` first.
 
     Removes the objects of the slot's last run if that run failed or its client died. Raises `RunFailed` (`Code.THROTTLED`) if no slot is
     free; the error line names the runs that hold the slots.

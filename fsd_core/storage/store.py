@@ -27,9 +27,9 @@ class Store:
         self.retry.call(self.driver, f"put {key}", lambda: self.driver.put(key, body))
 
     def put_once(self, key: str, body: bytes) -> bool:
-        """Create the object at ``key``, unless it exists: then it stays, because every other caller's ``body`` is as good.
+        """Create the object at ``key`` if it does not exist. An existing object stays: the bodies of all callers have to be equivalent.
 
-        Returns `False` if it existed. It may be this call's own then, if the reply of a first try was lost.
+        Returns `False` if the object exists already. This call itself may have created it, if the reply to its first try was lost.
         """
         try:
             self.retry.call(self.driver, f"create {key}", lambda: self.driver.put(key, body, if_absent=True))

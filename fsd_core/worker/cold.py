@@ -19,7 +19,10 @@ class Start:
         self._seconds = _age()
 
     def take(self) -> float:
-        """Seconds from the start of the process until this object was created; 0 for later calls, or if the system does not know."""
+        """Seconds from the start of the process until this object was created, for the first call. 0 if the system does not know them.
+
+        Later calls in the same process return 0, because their launches are warm.
+        """
         if self._pid != os.getpid():
             self._pid, self._seconds = os.getpid(), _age()
         seconds, self._seconds = self._seconds, 0.0

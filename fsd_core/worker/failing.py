@@ -1,4 +1,4 @@
-"""How a worker fails: it names the cause, writes it to where client and peers look for it, and aborts its peers."""
+"""How a worker fails: it finds the cause, writes it into the object store for the client and the other ranks, and aborts these ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPORT_S = 5.0  # how long a worker that failed tries to report it
 
 
 def failure(error: BaseException, rank: int, layer: int | None) -> RunFailed:
-    """Make ``error`` a `RunFailed` with rank and layer (1-based): those that it already has, else the arguments."""
+    """Make ``error`` a `RunFailed` with a rank and a layer (1-based). A rank and a layer that it already has stay."""
     if isinstance(error, MemoryError):
         error = RunFailed(Code.TOO_LARGE, "out of memory")
     elif not isinstance(error, RunFailed):
@@ -42,7 +42,7 @@ def report(error: RunFailed, claim: tuple[str, bytes], objects: ObjectDriver, me
 
     Raises ``error`` if it could not be written or sent. The platform then reports that the function died.
     """
-    retry = Retry(time.time() + REPORT_S, meter)  # a new one: the run's own may be out of time, or stopped
+    retry = Retry(time.time() + REPORT_S, meter)  # a new one, because the run's own may be stopped or past its deadline
     store = Store(objects, retry)
     if isinstance(error, Aborted):  # another rank failed; if nobody wrote its failure, the client would wait for this rank
         with suppress(FsdError):

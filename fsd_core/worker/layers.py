@@ -23,7 +23,7 @@ from fsd_core.worker.payloads import Payloads
 
 __all__ = ["LayerLoop"]
 
-STRETCH = 16  # layers that are computed together at most: after them the worker looks whether the run is over
+STRETCH = 16  # the largest number of layers that are computed together: after them the worker checks whether the run is over
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -60,7 +60,7 @@ class LayerLoop(Loop):
             if self.progress is not None:
                 self.progress.report(batch // self.config.data * self.config.layers + before)
             self.watch.enter("load")
-            del some, first, layer  # the next layers are read now: the memory may not hold these beside them
+            del some, first, layer  # the next layers are read now, and the memory may be too small for both
         if self.channel is not None and self.config.pipeline > 1:
             self.channel.batch_ended(time.monotonic() - began)
         return encode(block) if self.rank % self.config.parts in self.config.last else b""
@@ -89,7 +89,7 @@ class LayerLoop(Loop):
         return block
 
     def _wait(self, sending: Future[None] | None) -> None:
-        """Wait until everything is encoded and on its way. Raises the error if that failed."""
+        """Wait until the payloads are encoded and the channel has them. Raises the error if this failed."""
         if sending is not None:
             self.watch.enter("send")
             sending.result()
@@ -114,7 +114,7 @@ def _stretches(groups: Iterator[list[LayerShard]]) -> Iterator[list[LayerShard]]
 
 
 def _begins(layers: Sequence[LayerShard], at: int) -> bool:
-    """Whether a stretch ends before the layer at this place, if it began with the first one."""
+    """Whether a stretch that began with the first of ``layers`` ends before the layer at index ``at``."""
     layer = layers[at]
     return bool(
         layer.sends or layer.receives or not layer.rows or layer.number != layers[at - 1].number + 1 or not layers[0].rows or at == STRETCH

@@ -1,7 +1,8 @@
-"""Brings the log lines of a worker to where its end cannot lose them: a worker that is killed cannot send what it said.
+"""Writes the log lines of a worker into the object store, because a worker that is killed cannot send its lines any more.
 
-A healthy worker sends its lines in its record. One that fails writes the object `RunKeys.log`. One that works for longer writes this object
-now and then, in case that it is killed. So a run of a few seconds makes no request for its lines.
+A worker that succeeds has its lines in its record. A worker that fails writes the object `RunKeys.log`. A worker that works for more than
+`FIRST_S` seconds also writes this object from time to time, because it may be killed. So a run of a few seconds makes no request for its
+lines.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from fsd_core.storage.store import Store
 
 __all__ = ["Lines", "leave"]
 
-FIRST_S = 8.0  # after the claim: the first write, if the worker said anything since; most runs have ended by then
-SLOWEST_S = 80.0  # the time to the next write doubles up to this
+FIRST_S = 8.0  # from the claim to the first write, if there are new lines; most runs end sooner
+SLOWEST_S = 80.0  # the time between two writes doubles up to this
 DEBUG_S = 1.0  # the time between two writes at the level debug
 JOIN_S = 5.0
 LEAVE_S = 2.0  # how long a worker that failed tries to write its lines
 
 
 class Lines:
-    """Writes what ``journal`` holds to ``key``, on a separate thread, from `start` to `finish`. Ignores errors."""
+    """Writes the lines of ``journal`` to the object ``key``, in a separate thread, from `start` to `finish`. Ignores errors."""
 
     def __init__(self, journal: Journal, driver: ObjectDriver, key: str, deadline: float, meter: Meter) -> None:
         self._journal = journal
@@ -38,7 +39,7 @@ class Lines:
         self._thread: threading.Thread | None = None
 
     def start(self, level: str) -> None:
-        """Begin. ``level``: how much the worker says."""
+        """Begin. ``level``: the level of the lines, one of `fsd_core.common.logs.LEVELS`."""
         self._thread = threading.Thread(target=self._write, args=(level,), name="lines", daemon=True)
         self._thread.start()
 
@@ -61,14 +62,14 @@ class Lines:
 
 
 def pack(journal: Journal) -> bytes:
-    """The object `RunKeys.log`."""
+    """The content of the object `RunKeys.log`."""
     return seal({"log": journal.lines()})
 
 
 def leave(journal: Journal, driver: ObjectDriver, key: str, config_key: str, meter: Meter) -> None:
     """Write the lines of a worker that failed, within `LEAVE_S` seconds, unless the client has already removed the run's objects.
 
-    Raises nothing: the reason of the failure is written by then, and must not be lost.
+    Raises nothing, because another error would hide the reason of the failure.
     """
     store = Store(driver, Retry(time.time() + LEAVE_S, meter))
     with suppress(Exception):

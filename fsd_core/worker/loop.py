@@ -33,7 +33,7 @@ def read_staged(store: Store, key: str, start: int | None = None, end: int | Non
 
 
 class Part(Protocol):
-    """What one rank has of a model: its shard, of which at least the head is read."""
+    """What one rank has of a model: its shard. The head has been read, the rest may follow."""
 
     numbers: list[int]  # of the layers (from 1) in which the rank computes or sends, ascending
     sources: list[list[int]]  # the ranks that send to this rank before each of these layers; ranks count from 0 in each replica
@@ -41,7 +41,7 @@ class Part(Protocol):
 
 @attrs.define(kw_only=True, eq=False)
 class Loop(abc.ABC):
-    """One rank's way through its micro-batches. ``channel`` is `None` in a run of one rank, ``progress`` on all ranks except one."""
+    """Computes the micro-batches of one rank. ``channel`` is `None` in a run of one rank. Only one rank of a run has ``progress``."""
 
     rank: int
     config: RunConfig
@@ -49,13 +49,13 @@ class Loop(abc.ABC):
     shard: Any  # what `open` returned
     channel: Channel | None
     store: Store
-    pool: Executor  # encodes what is sent, reads the input of the next batch, and looks whether the run is over
+    pool: Executor  # encodes payloads, reads the input of the next batch, and checks whether the run is over
     background: Background
     watch: Stopwatch
     progress: Progress | None
     note: Callable[[int], None]  # called with each layer that begins
-    over: Callable[[], bool]  # looks into the object store whether the run is over
-    layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; the last of those computed together
+    over: Callable[[], bool]  # checks in the object store whether the run is over
+    layer: int | None = None  # the layer (1-based) that is computed now, or was computed last; of layers computed together, the last one
     _looked_at: float = attrs.field(factory=time.monotonic, init=False)
     _looking: Future[bool] | None = attrs.field(default=None, init=False)
     _ahead: Future[bytes] | None = None  # the staged input of the next batch
@@ -65,15 +65,16 @@ class Loop(abc.ABC):
     def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int) -> Part:
         """Read the head of the shard at ``key``. ``read(key, start, end)`` returns the bytes [start, end) of an object.
 
-        ``keep``: what is read stays in memory from one micro-batch to the next. ``ahead``: requests for what comes later that are under way
-        while the rank computes.
+        ``keep``: the weights stay in memory from one micro-batch to the next. ``ahead``: the number of requests for later layers that may
+        be under way while the rank computes.
         """
 
     @abc.abstractmethod
     def run(self, batch: int) -> bytes:
-        """Compute the batch of this number (0-based). Returns this rank's slice of the output, encoded; others ignore it if it has none.
+        """Compute a micro-batch by its number (0-based). Returns this rank's slice of the output, encoded.
 
-        Raises `RunFailed` if this rank, a peer or a background task failed, or if the deadline passed.
+        The caller ignores the result of a rank that has no slice. Raises `RunFailed` if this rank, a peer or a background task failed, or
+        if the deadline passed.
         """
 
     def _staged(self, batch: int) -> tuple[str, bytes] | None:
@@ -97,14 +98,14 @@ class Loop(abc.ABC):
         return self.rank - self.rank % self.config.parts
 
     def _raise_if_over(self, *, waits: bool) -> None:
-        """Raise the failure that ended the run, if any. Where this rank ``waits`` for no peer, look for it in the object store too."""
+        """Raise the failure that ended the run, if any. If the rank does not wait for a peer (``waits``), also check the object store."""
         if time.time() >= self.deadline:
             raise RunFailed(Code.DEADLINE, "the deadline of the run has passed")
         error = self.background.error or (self.channel.mailbox.error if self.channel is not None else None)
         if error is not None:
             raise error
         if not waits and self._looking is None and time.monotonic() - self._looked_at >= ABORT_CHECK_S:
-            self._looking = self.pool.submit(self.over)  # beside the next layers, which do not wait for its answer
+            self._looking = self.pool.submit(self.over)  # the next layers do not wait for the answer
         if self._looking is not None and self._looking.done():
             looking, self._looking, self._looked_at = self._looking, None, time.monotonic()
             if looking.result():

@@ -1,11 +1,12 @@
 """Measures the services of an app from inside a function, for ``fsd measure``: how long requests take, and how fast it computes.
 
-A launch with a `Task` in place of a rank makes a function measure. It accepts bounded numbers and never executes content that it receives.
-It uses the queue of rank 0 of the slot that its client has leased, and objects below the prefix of the client's run: so the clean-up of a
-run removes all that it leaves. It stops at its time limit, when the client writes the run's error, and when the lease is lost.
+A launch with a `Task` in place of a rank makes a function measure. The function accepts only numbers within limits, and never executes
+content that it receives. It uses the queue of rank 0 of the slot that its client has leased, and objects below the prefix of the client's
+run. So the clean-up of the run removes everything that it leaves. It stops at its time limit, when the client writes the run's error, and
+when the lease is lost.
 
-Times are those of one request as this process sees it: of its last try, if it had to be repeated. A message goes from this function to
-itself, so that one clock measures its way.
+Each time is that of one request, measured in this process. If a request was repeated, the time of its last try counts. The function sends
+messages to itself, so that one clock measures how long a message takes.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ __all__ = ["kernel_rate", "measure"]
 
 STREAMS = 4  # requests at once that measure the bandwidth
 BATCH = 10  # messages in one publish of a burst, at most
-LOOP_SHARE = 0.7  # of the time, at most, for the repeated requests; the rest is for what comes after them
+LOOP_SHARE = 0.7  # of the time, at most, for the repeated requests; the rest is for bursts, connections and streams
 SETTLE_S = 0.01  # before each message, so that a receive waits for it
-LOST_S = 5.0  # a message that has not come after this time is not waited for
+LOST_S = 5.0  # the function waits at most this long for a message
 WAIT_S = 1.0  # of one receive
-LOOK_S = 1.0  # between two looks whether the client has stopped this function
+LOOK_S = 1.0  # between two checks whether the client has stopped this function
 ROWS, LINKS, SAMPLES = 1024, 32, 256  # of the layer that the kernel computes
 
 T = TypeVar("T")
 
 
 def measure(task: Mapping[str, object], provider: Provider, resources: Resources, *, cold: bool) -> int:
-    """Do a `Task`, and write what it found to `Task.answer`. Returns 0; 1 if it failed, which the answer then says as ``error``.
+    """Do a `Task`, and write the results to `Task.answer`. Returns 0, or 1 if it failed; the answer then has the reason as ``error``.
 
     A second function with the same task does nothing. ``cold``: whether this is the first launch in its process. The answer is a sealed
     object: ``began`` (seconds since 1970), ``cold``, ``samples`` (a list of milliseconds by name), ``received`` (messages of each receive
@@ -143,7 +144,7 @@ class _Measuring:
         return self.timed(driver, None, partial(driver.receive, 0, limits.receive_messages, min(WAIT_S, limits.wait_s)))
 
     def ack(self, driver: MessageDriver, got: Sequence[Delivery]) -> None:
-        """Acknowledge the messages of probes, also those that an earlier one left. All others stay."""
+        """Acknowledge the messages of probes, also those of earlier measurements. All other messages stay in the queue."""
         tokens = [each.token for each in got if each.body.startswith(PROBE)]
         for at in range(0, len(tokens), driver.limits.batch_messages):
             self.timed(driver, "ack", partial(driver.ack, 0, tokens[at : at + driver.limits.batch_messages]))
@@ -231,7 +232,7 @@ class _Way:
         got: list[Delivery] = []
 
         def receive() -> float | None:
-            """When the message came, on the clock of `time.perf_counter`; `None` if it did not."""
+            """The time at which the message came, on the clock of `time.perf_counter`; `None` if it did not come."""
             while not done.is_set():
                 some = measuring.receive(driver)
                 now = time.perf_counter()
@@ -273,10 +274,10 @@ class _Way:
 
 
 def kernel_rate(seconds: float) -> tuple[float, float]:
-    """Compute a sparse layer with the kernel of a worker for about so many seconds.
+    """Compute a sparse layer with the kernel of a worker for about ``seconds`` seconds, once with all threads and once with one.
 
-    Returns nonzero weights times samples a second: of time, with as many threads as a worker has; and of processor time, with one thread,
-    which is the speed of a core.
+    Returns two speeds, in nonzero weights times samples: per second of time, with as many threads as a worker has; and per second of
+    processor time, with one thread, which is the speed of a core.
     """
     columns = np.sort((np.arange(ROWS)[:, None] + np.arange(LINKS) * (ROWS // LINKS)) % ROWS, axis=1).astype(np.int32)
     csr = (np.arange(0, ROWS * LINKS + 1, LINKS, dtype=np.int64), columns.ravel(), np.full(ROWS * LINKS, 1 / 16, np.float32))

@@ -1,4 +1,4 @@
-"""What a run's faults do to its workers: one is killed, hangs, or computes slowly, from a layer on that the faults name."""
+"""The faults of workers: ``kill`` ends a worker before a layer, ``hang`` makes it wait there, ``slow`` makes it compute slowly."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fsd_core.wrappers.faults import Faults
 __all__ = ["Mishaps"]
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.05  # a worker that hangs looks this often whether its run is over
+LOOK_S = 0.05  # a worker that hangs checks once in this time whether its run is over
 
 
 class Mishaps:
-    """The mishaps of one worker. ``over`` returns true once its run is over: a worker that hangs then goes on, and stops.
+    """The faults of one worker. Only the first incarnation of a rank has them, a kill and a hang only once.
 
-    They hit only the first incarnation of a rank; a kill, and a hang, once.
+    ``over`` returns true once the run is over: a worker that hangs then continues, and stops like any other.
     """
 
     def __init__(self, faults: Faults, rank: int, incarnation: int, watch: Stopwatch, over: Callable[[], bool]) -> None:
@@ -45,11 +45,11 @@ class Mishaps:
                 time.sleep(LOOK_S)
 
     def end(self) -> None:
-        """Call this after the last layer. A kill or a hang whose layer the worker does not have happens now."""
+        """Call this after the last layer. If the worker has not reached the layer of its kill or hang, this call kills or hangs it."""
         self.begin(max(self._kill or 0, self._hang or 0))
 
     def _slow(self) -> None:
-        """Wait, so that computing took ``factor`` times as long as it did."""
+        """Wait until computing has taken ``factor`` times as long as it really took."""
         computed = self._watch.seconds["compute"]
         took, self._computed = computed - self._computed, computed
         if self._factor > 1 and took > 0:

@@ -1,7 +1,8 @@
-"""What one rank sends and receives in one micro-batch: encodes in the pool while the rank multiplies, and decodes what arrives.
+"""The payloads of one rank in one micro-batch: encodes them in the pool while the rank multiplies, and decodes those that arrive.
 
-Both ends of a pair of ranks know which samples were live in their last step of this micro-batch. So the payloads of a pair belong to one
-micro-batch, and each is decoded after the one before it: the layer loop receives the steps in their order, whatever the order of arrival.
+Both ranks of a pair know which samples were live in their last step of this micro-batch, and only the difference travels. So the payloads
+of a pair have to be decoded in the order of their steps. The layer loop receives the steps in this order, even if payloads arrive in
+another order.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Payloads:
     _decoder: Decoder = attrs.field(factory=Decoder, init=False)
 
     def send(self, step: int, block: Block, targets: Sequence[tuple[int, NDArray[np.int32]]]) -> Future[None]:
-        """Start to encode and send rows of ``block``: to each target those in its int32 (rows,).
+        """Start to encode and send rows of ``block``. ``targets``: pairs of a rank and the indices of its rows, int32 (rows,).
 
         Wait for the result before the next call.
         """

@@ -28,7 +28,7 @@ __all__ = ["handle"]
 
 log = logging.getLogger(__name__)
 START = Start()
-LOOK_S = 5.0  # so often a function that may not begin yet looks whether the run has failed
+LOOK_S = 5.0  # a function that may not begin yet checks once in this time whether the run has failed
 
 
 def handle(payload: bytes, provider: Provider, *, nonce: str | None = None, note: Callable[[int], None] | None = None) -> int:

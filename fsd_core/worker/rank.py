@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel
+from fsd_core.channel import Aborted, Channel, ChannelConfig, HybridChannel, ObjectChannel, QueueChannel, Shelf
 from fsd_core.common.logs import Journal, masked, set_level
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Starved, Stopwatch
@@ -47,14 +47,14 @@ __all__ = ["Worker"]
 log = logging.getLogger(__name__)
 
 FIRST_POLL_S = 0.02
-LAYER_LINE_S = 10.0  # a worker says in which layer it is, at most this often
+LAYER_LINE_S = 10.0  # the shortest time between two log lines that name the layer of this worker
 THREADS = 16
 
 
 class Worker:
     """One rank of one run, from its claim to its record.
 
-    ``init_s``: seconds that the cold start took, else 0. ``journal`` holds what the worker said.
+    ``init_s``: seconds that the cold start took; 0 for a warm start. ``journal`` has the log lines of the worker.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class Worker:
         aborted = self.pool.submit(self.store.find, self.keys.error)  # while the rank is claimed: a request takes longer than all the rest
         if not self._claim():
             return 0
-        try:  # from here on others count on this rank, so every error is reported
+        try:  # from here on, other ranks rely on this one, so every error is reported
             data = self.store.find(self.keys.config) if aborted.result() is None else None
-            if data is None:  # the run is over. This is checked after the claim, or a run that ends in between would keep the claim
+            if data is None:  # the run is over. Checked after the claim, because nobody would remove the claim if the run ended in between
                 self.store.delete([self._claim_key])
                 return 0
             config = self.config = RunConfig.unpack(data)
@@ -141,7 +141,7 @@ class Worker:
         which = f"attempt {self.launch.attempt}" + (f", incarnation {self.launch.incarnation}" if self.launch.incarnation else "")
         log.info("rank %d starts %s: run %s, %s, process %d", self.rank, started, self.launch.run, which, os.getpid())
         content = {"nonce": self.nonce, "attempt": self.launch.attempt, "pid": os.getpid(), "at": time.time()}
-        self.claim = seal(content | {"log": self.journal.lines()})  # if the worker is killed soon, nothing else says what it said
+        self.claim = seal(content | {"log": self.journal.lines()})  # if the worker is killed soon, only its claim has its lines
         claimed = self.store.create(self._claim_key, self.claim)
         log.info("claimed rank %d" if claimed else "another function has claimed rank %d: stops", self.rank)
         return claimed
@@ -248,7 +248,9 @@ class Worker:
         settings = ChannelConfig(me, expected, self.retry, self.pool, eager=eager, start_s=start_s, slack_s=slack_s)
         ask = self.recovery.ask if config.queued and config.recovery else None
         newest = partial(slots.newest_epoch, self.store, self.launch.slot)
-        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, look=self.recovery.look, ask=ask, newest_epoch=newest)
+        shelf = Shelf(self.store, self.keys, self.rank, self.launch.incarnation)
+        settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, shelf=shelf)
+        settings = attrs.evolve(settings, look=self.recovery.look, ask=ask, newest_epoch=newest)
         settings = attrs.evolve(settings, slow=self.recovery.slow_sources(config, self.launch_s + time.time() - self.began, slack_s))
         if messages is None:
             return ObjectChannel(self.store, settings)
@@ -259,7 +261,7 @@ class Worker:
     def _compute(self, config: RunConfig, made: type[Loop], shard: Part) -> dict[str, int]:
         """Take this rank's batches through its layers and write the outputs. Returns what the meter counted in the layers."""
         batches = config.batches_of(self.rank)
-        reports = self.rank == config.last[-1]  # of the last stage of the first replica: what it has done is done
+        reports = self.rank == config.last[-1]  # a rank of the last stage of the first replica: all stages before have computed as much
         progress = Progress(self.store, self.keys, self.pool, config.layers * len(batches)) if reports else None
         loop = self.loop = made(
             rank=self.rank,
@@ -283,7 +285,7 @@ class Worker:
             self.mishaps.end()
         self.recovery.reached(None)
         if self.channel is not None:
-            self.channel.finish_sends()  # what a stage sends to the next one belongs to its layers
+            self.channel.finish_sends()  # the meter counts what a stage sends to the next stage as a part of the layers
         after = self.meter.snapshot()
         log.info("has computed all its layers, %.2f s after its start", time.time() - self.began)
         if self.rank % config.parts in config.last:
@@ -293,7 +295,7 @@ class Worker:
         return {name: after[name] - before[name] for name in FIELDS}
 
     def _note_layer(self, layer: int) -> None:
-        """Called when a layer begins: it is now loaded."""
+        """The loop calls this when a layer begins, after it is loaded."""
         self.note(layer)
         if self.mishaps is not None:
             self.mishaps.begin(layer)
@@ -334,6 +336,8 @@ class Worker:
         """Write the record. It is the last request of a worker."""
         self.watch.enter("other")
         log.info("all is sent and written: writes the record")
+        kept = self.channel.kept if self.channel is not None else None
+        ended = kept.end() if kept is not None else None  # before the meter is read: it may write an object
         body = record.make(
             self.rank,
             self.launch.attempt,
@@ -345,7 +349,8 @@ class Worker:
             lines=self.journal.lines(),
             incarnation=self.launch.incarnation,
             behind_s=self.recovery.behind_s,
-            kept=self.channel.kept if self.channel is not None else None,
+            kept_bytes=kept.peak_bytes if kept is not None else 0,
+            ended=ended,
         )
         self.store.put(self.keys.record(self.rank), body)
 
@@ -356,7 +361,7 @@ class Worker:
         # An error in the mailbox came first: it ended the waits of this worker, and so led to ``error``.
         reason = failing.failure(error if heard is None else heard, self.rank, layer)
         if self.recovery.has_successor(reason, Store(self.store.driver, Retry(time.time() + failing.REPORT_S, self.meter))):
-            log.warning("stops: another incarnation of this rank has its place")
+            log.warning("stops: another incarnation of this rank has replaced this worker")
             return 0
         if isinstance(reason, Aborted):
             log.warning("stops: this failure ended the run: %s", masked(str(reason)))

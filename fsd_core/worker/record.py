@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fsd_core.channel.kept import Kept
 from fsd_core.common.sealed import seal
 from fsd_core.common.stopwatch import Stopwatch
 from fsd_core.kernel.compiled import kernel_name
@@ -28,21 +27,22 @@ def make(
     lines: Sequence[Sequence[Any]],
     incarnation: int = 0,
     behind_s: float = 0.0,
-    kept: Kept | None = None,
+    kept_bytes: int = 0,
+    ended: tuple[int, bytes] | None = None,
 ) -> bytes:
-    """The record as sealed JSON, then what the worker ``kept`` for lost ranks. ``meter``: all requests so far, to which the record adds its
-    own put. ``behind_s``: see `Recovery`.
+    """The content of the record's object: sealed JSON, then the payloads that the worker kept for lost ranks.
 
-    ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0.
-    ``layers_meter``: the part of ``meter`` that was counted in the layer loop. ``lines``: what the worker said, each as `Line.packed`.
+    ``launch_s``: seconds from the start of the run to the start of this worker. ``init_s``: seconds of a cold start, else 0. ``meter``: all
+    requests so far; this function adds the put of the record. ``layers_meter``: the part of ``meter`` that was counted in the layer loop.
+    ``lines``: the log lines of the worker, each as `Line.packed`. ``behind_s``: see `Recovery`. ``kept_bytes``: `Kept.peak_bytes`.
+    ``ended``: what `Kept.end` returned.
     """
     function_s = math.fsum((*watch.seconds.values(), watch.starved))
     seconds = {"launch": launch_s, **watch.seconds, "starved": watch.starved, "init": init_s, "function": function_s}
     fields: dict[str, Any] = {"rank": rank, "attempt": attempt, "seconds": seconds, "timeline": watch.timeline()}
     fields |= {"peak_bytes": peak_bytes(), "kernel": kernel_name(), "log": list(lines)}
-    left = kept.pack() if kept is not None else None
-    kept_bytes = kept.bytes if kept is not None else 0
-    fields |= {"incarnation": incarnation, "behind_s": behind_s, "kept_bytes": kept_bytes, "left": left is not None}
+    shelved, left = ended or (0, None)
+    fields |= {"incarnation": incarnation, "behind_s": behind_s, "kept_bytes": kept_bytes, "left": left is not None, "shelved": shelved}
     counts = dict(meter)
     counts["object_puts"] += 1
     body = b""

@@ -1,6 +1,7 @@
 """What one worker does about lost and slow ranks.
 
-It reads the news of the run, adds the ranks that it calls slow, and a new incarnation asks for what was sent before its time.
+It reads the news of the run, and adds the ranks that it calls slow. A new incarnation requests the payloads that were sent before it
+started.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 
 from fsd_core.channel import SLOWEST_FACTOR, Aborted, Channel, News, NewsList, Patience, SlowSources, Superseded
-from fsd_core.channel.kept import unpack
+from fsd_core.channel.kept import Shelf, unpack
 from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
@@ -24,14 +25,15 @@ from fsd_core.storage.store import Store
 __all__ = ["Recovery"]
 
 log = logging.getLogger(__name__)
-STARTS = 3.0  # another rank may take so many times as long to start as this one before this one calls it slow
-ASKS = 2  # so often a rank asks in a step before it gives up a source that has ended and left nothing
+STARTS = 3.0  # another rank may take this many times as long to start as this rank, before this rank calls it slow
+ASKS = 2  # requests to a source that has ended, in one step, before the rank fails because the source left no payload in its record
 
 
 class Recovery:
-    """The part of ``incarnation`` of ``rank``. ``pool`` reads records. Without ``on``, the run does not replace lost ranks.
+    """The recovery of one incarnation of a rank. ``pool`` reads records. If ``on`` is false, the run does not replace lost ranks.
 
-    ``beside``: a newer incarnation may work beside this one, because they share no queue. Then only a death takes its place from a rank.
+    ``beside``: a newer incarnation may work at the same time as this one, because they share no queue. Then this incarnation stops for a
+    newer one only if it was reported dead, not if it was called slow.
     """
 
     def __init__(self, store: Store, keys: RunKeys, rank: int, incarnation: int, pool: Executor) -> None:
@@ -45,12 +47,12 @@ class Recovery:
         self._news = NewsList(store, keys)
         self._channel: Channel | None = None
         self._looks = 0
-        self._lost: News | None = None  # the death of the incarnation before this one, or that it is slow
-        self._slow: set[tuple[int, int]] = set()  # ranks that somebody has called slow, with their incarnations
-        self._layer: int | None = None  # in which this worker is
+        self._lost: News | None = None  # the entry that calls the incarnation before this one lost or slow
+        self._slow: set[tuple[int, int]] = set()  # the ranks that a rank has called slow, with their incarnations
+        self._layer: int | None = None  # the layer in which this worker is
         self._taken: set[int] = set()  # sources whose records were read
         self._asked = (0, 0)  # a step, and how often this rank asked in it
-        self.behind_s = 0.0  # seconds from the report of that death until this incarnation reached the layer in which it happened
+        self.behind_s = 0.0  # seconds from the entry ``_lost`` until this incarnation reached the layer that the entry names
 
     def look(self) -> None:
         """Read the news, and act on them. Makes one request if there are none. Thread-safe.
@@ -62,7 +64,7 @@ class Recovery:
             if mine and news.newest > self._incarnation:
                 if self.beside and news.kind != "lost":
                     continue
-                raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has its place", rank=self._rank)
+                raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has replaced this worker", rank=self._rank)
             if news.kind == "slow":
                 self._slow.add((news.rank, news.incarnation))
             if mine and news.kind in ("lost", "slow") and news.incarnation == self._incarnation - 1:
@@ -71,14 +73,17 @@ class Recovery:
                 self._channel.heed(news)
 
     def over(self) -> bool:
-        """Look into the store whether the run is over. With recovery, each look also reads the news, and one of two keys in turns."""
+        """Check in the object store whether the run is over: its error exists, or its configuration is gone.
+
+        With recovery, each call reads the news and checks one of these two keys, in turns. Without recovery, it checks both.
+        """
         self._looks += 1
         self.look()
         failed, ended = (not self.on or self._looks % 2 == turn for turn in (1, 0))
         return (failed and self._store.find(self._keys.error) is not None) or (ended and self._store.find(self._keys.config) is None)
 
     def begin(self, channel: Channel | None, workers: int, sources: Collection[int]) -> None:
-        """Connect to ``channel``. A new incarnation learns what happened before its time, and says hello to all ``workers``."""
+        """Connect to ``channel``. A new incarnation reads the earlier news, sends a "hello" to all other ranks, and reads records."""
         self._channel = channel
         if not self._incarnation or not self.on:
             return
@@ -88,9 +93,9 @@ class Recovery:
             self._read_records(sources)
 
     def ask(self, step: int, sources: Sequence[int]) -> None:
-        """Ask ``sources``, which did not send for a while, for their payloads from ``step`` on.
+        """Request the payloads from ``step`` on again from ``sources``, which have not sent anything for a while.
 
-        Raises `RunFailed` if this rank was lost, and one of them has ended and left nothing for it.
+        Raises `RunFailed` if this is a new incarnation, and a source has ended and left no payloads in its record.
         """
         self._asked = (step, self._asked[1] + 1 if self._asked[0] == step else 1)
         self._say_hello(step, sources)
@@ -98,31 +103,28 @@ class Recovery:
         gone = sorted(self._taken.intersection(sources))
         if gone and self._asked[1] >= ASKS and self._incarnation:  # else a message may only be late
             why = self._lost.reason if self._lost else "for an unknown reason"
-            reason = f"this rank was lost ({why}), and rank {gone[0]} has ended and left nothing for it: the budget is exceeded"
+            reason = f"this rank was lost ({why}), and rank {gone[0]} has ended without keeping its payloads: the budget is exceeded"
             raise RunFailed(Code.UNAVAILABLE, reason, rank=self._rank)
 
     def slow_sources(self, config: RunConfig, started_s: float, slack_s: float) -> SlowSources | None:
-        """How this rank finds slow sources; `None` in a run that does not replace them.
+        """The object by which this rank finds slow sources; `None` in a run that does not replace them.
 
         ``started_s``: the seconds from the start of the run until this rank opens its channel. ``slack_s``: see `ChannelConfig`.
         """
         if not config.slow_s:
             return None
-        stages_s = SLOWEST_FACTOR * config.stage_s * (1 + config.stage(self._rank))  # those before this one compute first
+        stages_s = SLOWEST_FACTOR * config.stage_s * (1 + config.stage(self._rank))  # the stages before this one compute first
         slow_s = config.slow_s + slack_s
         return SlowSources(Patience(slow_s, max(slow_s, STARTS * started_s) + stages_s), self.call_slow)
 
     def call_slow(self, step: int, sources: Sequence[int], again: bool) -> None:
-        """Add ``sources``, which this rank waits for in ``step``, to the news, but those that are called slow there already.
+        """Call ``sources``, which this rank waits for in ``step``, slow in the news. Leaves out a source that another rank has called slow.
 
-        With ``again``, add those too: the client then knows that this rank waits itself. Adds nobody if the news say that a rank was
-        replaced meanwhile, because its next incarnation takes its time; nor if this rank no longer holds what it sent, because then the
-        others may hold no more what a new incarnation needs.
+        With ``again``, the source is not left out: the client then knows that this rank only waits too. Calls no source slow if the news
+        say that a rank was replaced meanwhile, because its next incarnation needs time.
         """
         channel = self._channel
         assert channel is not None
-        if not self.beside and channel.kept.forgot:
-            return
         before = sum(channel.incarnations.values())
         self.look()
         if sum(channel.incarnations.values()) > before:
@@ -142,7 +144,7 @@ class Recovery:
         self._channel.say(hello, ranks)
 
     def _read_records(self, sources: Collection[int]) -> None:
-        """Start to read what ``sources`` left, those that have ended."""
+        """Start to read the records of those ``sources`` that have ended."""
         for source in sources:
             if source not in self._taken:
                 self._pool.submit(self._read_record, source)
@@ -154,22 +156,28 @@ class Recovery:
             if data is None:
                 return
             record, left = records.kept(data)
-            for sent in unpack(left, self._rank):
-                self._channel.take(source, record["incarnation"], sent)
+            incarnation, shelved = record["incarnation"], record["shelved"]
+            shelf = Shelf(self._store, self._keys, source, incarnation)
+            for number in range(shelved + 1):
+                for sent in unpack(shelf.get(number) if number < shelved else left, self._rank):
+                    self._channel.take(source, incarnation, sent)
             self._taken.add(source)
-            log.info("read what rank %d left in its record: %d bytes", source, len(left))
+            log.info("read the payloads that rank %d left: %d objects, and %d bytes in its record", source, shelved, len(left))
         except (FsdError, Damaged, KeyError) as error:
             self._channel.receiving_failed(RunFailed(Code.INVALID, f"the record of rank {source} cannot be read: {error}", rank=self._rank))
 
     def reached(self, layer: int | None) -> None:
-        """This worker begins ``layer`` (1-based), or has computed all its layers (`None`)."""
+        """Record that this worker begins ``layer`` (1-based), or has computed all its layers (`None`)."""
         self._layer = layer
         if self._lost is not None and not self.behind_s and (layer is None or layer >= (self._lost.layer or 1)):
             self.behind_s = max(0.001, time.time() - self._lost.at)
-            log.info("is where its predecessor was lost, %.2f s after the report", self.behind_s)
+            log.info("is in the layer in which its predecessor was lost, %.2f s after the report", self.behind_s)
 
     def has_successor(self, error: RunFailed, store: Store) -> bool:
-        """Whether this worker, which fails with ``error``, was taken for dead: then it must not end the run. ``store`` reads the list."""
+        """Whether a newer incarnation has replaced this worker, which fails with ``error``: then it must not end the run.
+
+        ``store`` reads the news.
+        """
         if isinstance(error, Superseded | Aborted) or not self.on:
             return isinstance(error, Superseded)
         with suppress(FsdError):

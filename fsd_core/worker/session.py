@@ -25,10 +25,10 @@ def runtime() -> Any:
 
 
 class Session:
-    """Computes a stage: ``model`` as ONNX bytes, its ``weights`` by name, and those that it takes as inputs, which are ``fed``.
+    """Computes a stage: ``model`` as ONNX bytes, its ``weights`` by name, and ``fed``, the weights that are inputs of the model.
 
-    It uses all of them where they are. ONNX Runtime copies ``weights`` while it makes the session, and frees the copy afterwards.
-    ``prepack``: it may hold them a second time, in a form that multiplies faster.
+    The session uses the arrays of the caller. ONNX Runtime copies ``weights`` while it makes the session, and frees the copy afterwards.
+    With ``prepack``, ONNX Runtime may keep a second copy of the weights, in a form that multiplies faster.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Session:
         if self._values:
             options.add_external_initializers(list(self._weights), self._values)
             for name, value in zip(self._weights, self._values, strict=True):
-                options.add_initializer(name, value)  # without this one, the session copies what the other one gives it
+                options.add_initializer(name, value)  # without this call, the session keeps a copy of the external initializers
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of ONNX Runtime, of any kind
             raise _failed("does not take this stage", error) from error
 
     def run(self, tensors: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """The tensors of these names. Raises `RunFailed` (`Code.INVALID`) if the stage cannot compute these inputs."""
+        """Compute ``outputs``, tensors by name, from ``tensors``. Raises `RunFailed` (`Code.INVALID`) if the stage cannot compute them."""
         try:
             return dict(zip(outputs, self._session.run(list(outputs), {**tensors, **self._fed}), strict=True))
         except Exception as error:  # of ONNX Runtime, of any kind

@@ -24,7 +24,7 @@ Tensors = dict[str, NDArray[Any]]
 
 @attrs.define(kw_only=True, eq=False)
 class StageLoop(Loop):
-    """Computes the sections of a rank for one micro-batch after the other. A section counts as one layer, and its step as that layer."""
+    """Computes the sections of a rank, one micro-batch after another. A section counts as one layer: the layer's number is its step."""
 
     shard: StageReader
     _sessions: list[Session] | None = attrs.field(default=None, init=False)
@@ -32,12 +32,12 @@ class StageLoop(Loop):
 
     @staticmethod
     def open(key: str, read: Callable[[str, int, int], bytes], pool: Executor, *, keep: bool, ahead: int) -> StageReader:
-        """Read the head of the shard at ``key``. The import of ONNX Runtime takes a while: it begins now."""
+        """Read the head of the shard at ``key``. Also starts to import ONNX Runtime, which takes a while."""
         pool.submit(runtime)
         return StageReader(key, read, pool)
 
     def run(self, batch: int) -> bytes:
-        """Compute the batch of this number. Returns those outputs of the model that this rank makes."""
+        """Compute a micro-batch by its number (0-based). Returns the outputs of the model that this rank makes, encoded."""
         began = time.monotonic()
         head = self.shard.head
         self.layer = head.sections[0].step if head.sections else None
@@ -48,7 +48,7 @@ class StageLoop(Loop):
         for section, session in zip(head.sections, self._sessions, strict=True):
             tensors = self._compute(batch, section, session, tensors)
         output = encode_tensors({name: tensors[name] for name in head.outputs})
-        if batch + self.config.data >= len(self.config.batches):  # the last one: all is on its way before the worker goes on
+        if batch + self.config.data >= len(self.config.batches):  # the last one: the worker goes on when all is sent
             self._wait()
         if self.progress is not None:
             self.progress.report((batch // self.config.data + 1) * self.config.layers)
@@ -79,7 +79,7 @@ class StageLoop(Loop):
         return {name: array for name, array in tensors.items() if name in section.keeps}
 
     def _wait(self) -> None:
-        """Wait until what an earlier section gives is on its way. Raises the error if that failed."""
+        """Wait until the tensors of an earlier section are encoded and the channel has them. Raises the error if this failed."""
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.result()
@@ -112,7 +112,7 @@ class StageLoop(Loop):
         return found
 
     def _send(self, batch: int, transfers: list[Transfer], tensors: Tensors) -> None:
-        """Encode and send to each rank what it reads. All that is for one step leaves together."""
+        """Encode and send to each rank the tensors that it reads. The payloads of one step are sent together."""
         assert self.channel is not None
         done: dict[tuple[str, ...], bytes] = {}
         payloads: dict[int, list[tuple[int, bytes]]] = {}

@@ -47,7 +47,7 @@ class Connects(Protocol):
 class Begins(Protocol):
     """What a `MessageDriver` may have besides its own methods: it publishes without a thread that waits for the end of the request.
 
-    - Only a driver that publishes in less time than a thread takes to start should have it, or a wrapper of such a driver.
+    - A driver should have this method only if it publishes in less time than a thread takes to start, or if it wraps such a driver.
     """
 
     def begin(self, messages: Sequence[Message]) -> float | None:
@@ -81,7 +81,7 @@ class AroundMessages(Around[MessageDriver]):
         return self._driver.ack(rank, tokens)
 
     def connect(self, rank: int) -> bool:
-        """See `Connects.connect`. `False` if the driver does not have it."""
+        """See `Connects.connect`. Returns `False` if the wrapped driver does not have this method."""
         return isinstance(self._driver, Connects) and self._driver.connect(rank)
 
 

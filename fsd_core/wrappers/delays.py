@@ -64,12 +64,15 @@ class Delays:
 
 
 class Connections:
-    """The connections of one driver. A request takes an idle one, or opens another. Publishes have their own: they may go elsewhere."""
+    """The connections of one driver. A request takes an idle connection, or opens another.
+
+    Publishes have separate connections, because they may go to another host than the other requests.
+    """
 
     def __init__(self, delays: Delays) -> None:
         self.delays = delays
-        self._idle: Counter[bool] = Counter()  # by whether they are for publishes
-        self._lent: list[float] = []  # a heap: when those of publishes that no thread waits for become idle, on the monotonic clock
+        self._idle: Counter[bool] = Counter()  # the number of idle connections, by whether they are for publishes
+        self._lent: list[float] = []  # a heap of monotonic times, at which the connections of publishes without a thread become idle
         self._lock = threading.Lock()
 
     def open(self, verb: str) -> float:
@@ -84,24 +87,24 @@ class Connections:
         return self.delays.draws.next("connect")
 
     def leave(self, verb: str) -> None:
-        """Give a connection back."""
+        """Give a connection back: it is idle from now on."""
         with self._lock:
             self._idle[verb.startswith("publish")] += 1
 
     def lend(self, until: float) -> None:
-        """Give the connection of a publish back at this moment."""
+        """Give the connection of a publish back at the monotonic time ``until``."""
         with self._lock:
             heapq.heappush(self._lent, until)
 
     def ahead(self, verb: str, since: float) -> None:
-        """Wait as long as it takes to open a connection from ``since`` on (on the monotonic clock), and leave it for a request."""
+        """Wait as long as it takes to open a connection from ``since`` on (on the monotonic clock). A later request can use it."""
         self.delays.wait_until(since + self.delays.draws.next("connect"))
         self.leave(verb)
 
     def request(self, verb: str, sent: int = 0, *, effect: float = 0.0) -> Request:
-        """A request of ``verb`` that sends so many bytes and takes effect at the share ``effect`` of the drawn time.
+        """A request of ``verb`` that sends ``sent`` bytes.
 
-        So a put is visible at its end and not at its begin.
+        ``effect``: when the wrapped driver makes the request, as a share of the drawn time. With 1, a put becomes visible at the end.
         """
         return Request(self, verb, sent, effect)
 
@@ -109,8 +112,8 @@ class Connections:
 class Request:
     """A request. Within the ``with`` block, the wrapped driver makes it. Times are on the monotonic clock.
 
-    The wait before the request is shorter by the shortest real time of such a request so far. An error of the request takes the same time
-    as an answer.
+    The shortest real time of such a request so far is subtracted from the wait before the request. An error takes the same time as an
+    answer.
     """
 
     def __init__(self, connections: Connections, verb: str, sent: int, effect: float) -> None:

@@ -1,8 +1,8 @@
 """Drivers that take as long as the services of a cloud: each request takes at least the time that a table of latencies draws for it.
 
-A draw is a minimum. The real time of a request counts towards it, so a request that takes longer by itself is not delayed. Every wait ends
-with the run's deadline, or when the run stops. Two things reach beyond one request: a message carries the time of its delivery in front of
-its body, and the launch of a function carries the time before which the function does not begin.
+The drawn time is a minimum: if the real request takes longer, the wrapper adds no wait. Every wait ends with the run's deadline, or when
+the run stops. Two delays continue after their request: a message carries the time of its delivery in front of its body, and the launch of
+a function carries the time before which the function does not begin.
 
 All requests of one function share its bandwidth. A request that finds all open connections of its driver in use opens another one, which
 takes longer.
@@ -29,19 +29,19 @@ __all__ = ["DelayedInvoker", "DelayedMessages", "DelayedObjects", "Delays"]
 
 NOT_BEFORE_BYTES = 48  # what ``not_before`` adds to the payload of a launch
 _ROUND_S = 0.005  # between two receives of a service that returns before the end of a short wait
-_GATHER_SHARE = 0.25  # of the median time of a delivery: so long a receive collects messages before it looks for more
-_LOOK_S = 0.2  # so often a receive that waits for another one looks whether the run has stopped
+_GATHER_SHARE = 0.25  # of the median time of a delivery: the time in which a receive collects messages before it requests more
+_LOOK_S = 0.2  # a receive that waits for its turn checks once in this time whether the run has stopped
 
 
 class DelayedMessages(AroundMessages):
     """A queue service that delivers as late as the table says. The receiver holds a message until its time; unmarked messages pass.
 
-    Of several receives of a rank, one asks the service at a time, the oldest first; the others wait for their turn. So each message comes
-    at its time if any receive is open then. If the service's lease of a held message ends, the service delivers the message again: its new
-    token then replaces the old one. The limits are smaller than those of the service by the mark, and the lease by the longest time for
-    which a message is held (at most half).
+    If several receives of a rank are open, only the oldest one asks the service; the others wait for their turn. So each message comes at
+    its time if any receive is open then. If the service's lease of a held message ends, the service delivers the message again: its new
+    token then replaces the old one. The size limits are those of the service minus the size of the mark. The lease is that of the service
+    minus the longest time for which a message is held, but at least half of it.
 
-    With ``direct``, the times are those of the direct way, if the table has them, whatever the way of the wrapped driver.
+    With ``direct``, the times are those of direct publishes, if the table has them, even if the wrapped driver publishes in another way.
     """
 
     def __init__(self, driver: MessageDriver, delays: Delays, *, direct: bool = False) -> None:
@@ -71,7 +71,7 @@ class DelayedMessages(AroundMessages):
             return super().publish(self._marked(messages, request))
 
     def begin(self, messages: Sequence[Message]) -> float | None:
-        """See `Begins.begin`. `None` if the wrapped driver does not have it."""
+        """See `Begins.begin`. Returns `None` if the wrapped driver does not have this method."""
         if self._begins is None:
             return None
         request, ended = self._request(messages), 0.0
@@ -87,7 +87,7 @@ class DelayedMessages(AroundMessages):
         if len(messages) > 1 and size + self.limits.overhead_bytes * len(messages) > self.limits.batch_bytes:
             raise Refused(
                 Code.TOO_LARGE,
-                f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, which leaves room for what the latency adds",
+                f"a publish of {size} bytes: expected at most {self.limits.batch_bytes}, the service's limit without room for marks",
             )
         return self._connections.request(self._single if len(messages) == 1 else self._several, size)
 
@@ -115,7 +115,7 @@ class DelayedMessages(AroundMessages):
             return super().ack(rank, tokens)
 
     def connect(self, rank: int) -> bool:
-        """See `Connects.connect`. Only a connection that the driver really opens saves its time later."""
+        """See `Connects.connect`. Later publishes save the time of a connection only if the driver really opens one."""
         began = time.monotonic()
         if opened := super().connect(rank):
             self._connections.ahead("publish", began)
@@ -151,7 +151,7 @@ class DelayedMessages(AroundMessages):
                 ended = time.monotonic()
                 if ready or ended >= until or self._delays.over:
                     return ready
-                if came:  # messages of a step come in a group, and none is due so soon: one look takes those of some milliseconds
+                if came:  # messages of a step come in a group, and none is due so soon: the next receive returns several of them
                     self._delays.wait_until(min(ended + self._gather_s, inbox.next_due, until))
                 elif ended < now + wait:
                     self._delays.wait_until(min(ended + _ROUND_S, until))
@@ -171,9 +171,10 @@ class DelayedObjects(AroundObjects):
         self._connections = Connections(delays)
 
     def catch_up(self, since: float, rounds: Sequence[Sequence[str]]) -> None:
-        """Wait as if these requests, which were made before there was a wrapper, had been made with it.
+        """Wait as long as requests would have taken with this wrapper that were made before the wrapper existed.
 
-        The requests of a round are made at once, the rounds one after another. ``since``: the start of the first, on the monotonic clock.
+        ``rounds``: their verbs. The requests of a round are made at once, the rounds one after another. ``since``: the start of the first
+        round, on the monotonic clock.
         """
         for verbs in rounds:
             since += max([self._connections.open(verb) + self._delays.draws.next(verb) for verb in verbs])

@@ -39,8 +39,8 @@ def unmark(body: bytes) -> tuple[bytes, float, float] | None:
 class Inbox:
     """The messages of one rank that the receiver holds. Thread-safe.
 
-    The receive that sets ``asking`` asks the service and returns what is due. The others wait for their turn, the oldest first: it has been
-    open for long enough to return a message at once.
+    The receive that sets ``asking`` requests messages from the service and returns those that are due. The others wait for their turn. The
+    oldest of them is next, because it has been open for long enough to return a message at once.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Inbox:
         return ready
 
     def hold(self, deliveries: Sequence[Delivery]) -> None:
-        """Add messages that the service has delivered. If one is here already, its lease has ended: the new token replaces the old one."""
+        """Add messages that the service has delivered. If a message is held already, its lease has ended: its token is replaced."""
         now, today = time.monotonic(), time.time()
         for delivery in deliveries:
             found = unmark(delivery.body)

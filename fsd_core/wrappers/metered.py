@@ -29,7 +29,7 @@ class MeteredMessages(AroundMessages):
         return super().publish(messages)
 
     def begin(self, messages: Sequence[Message]) -> float | None:
-        """See `Begins.begin`. `None` if the wrapped driver does not have it."""
+        """See `Begins.begin`. Returns `None` if the wrapped driver does not have this method."""
         until = self._begins.begin(messages) if self._begins is not None else None
         if until is not None:
             self._count(messages)

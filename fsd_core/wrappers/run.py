@@ -17,9 +17,9 @@ __all__ = ["RunWrappers"]
 
 
 class RunWrappers:
-    """Wraps the drivers of one function, or of the client (``rank`` -1): the latency is inside, faults around it, the meter outside.
+    """Wraps the drivers of one function, or of the client (``rank`` -1): the latency is the inner wrapper, then faults, then the meter.
 
-    So the meter counts what the run requests, with and without latency.
+    So the meter counts the requests of the run, with latency and without it.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class RunWrappers:
     def objects(self, driver: ObjectDriver, *, since: float | None = None) -> ObjectDriver:
         """The wrapped object store. ``since``: when the function began its first requests, on the monotonic clock.
 
-        These had no wrapper yet: a get and a put at once, then a get.
+        The function made these requests without the latency: a get and a put at once, then a get. This call waits for their delays.
         """
         if self._delays is not None:
             from fsd_core.wrappers.latency import DelayedObjects
@@ -53,7 +53,7 @@ class RunWrappers:
         return MeteredObjects(driver, self._meter)
 
     def messages(self, driver: MessageDriver, *, direct: bool = False) -> MessageDriver:
-        """The wrapped queue service. ``direct``: the driver was made with it."""
+        """The wrapped queue service. ``direct``: whether the driver was made with ``direct``."""
         if self._delays is not None:
             from fsd_core.wrappers.latency import DelayedMessages
 

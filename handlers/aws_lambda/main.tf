@@ -120,6 +120,14 @@ locals {
   sqs      = "arn:${data.aws_partition.here.partition}:sqs:${var.region}:${local.account}"
   lambda   = "arn:${data.aws_partition.here.partition}:lambda:${var.region}:${local.account}:function:${local.function}"
 
+  # Without TLS, nobody may do anything. A policy adds what, and on which resource.
+  only_tls = {
+    Sid       = "OnlyTls"
+    Effect    = "Deny"
+    Principal = "*"
+    Condition = { Bool = { "aws:SecureTransport" = "false" } }
+  }
+
   passing = concat(split("", "0123456789bcdefps"), [for digit in split("", "0123456789abcdef") : "a${digit}"])
 
   ranks_per_topic = 200 # SNS allows 200 filter policies in one topic
@@ -137,15 +145,8 @@ resource "aws_sns_topic" "topic" {
   name              = "${local.prefix}-${each.key}"
   kms_master_key_id = var.kms_key
   policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid       = "OnlyTls"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = ["sns:Publish"]
-      Resource  = "${local.sns}:${local.prefix}-${each.key}"
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
+    Version   = "2012-10-17"
+    Statement = [merge(local.only_tls, { Action = ["sns:Publish"], Resource = "${local.sns}:${local.prefix}-${each.key}" })]
   })
 }
 
@@ -164,14 +165,9 @@ resource "aws_sqs_queue" "rank" {
       Action    = ["sqs:SendMessage"]
       Resource  = "${local.sqs}:${local.prefix}-${each.key}"
       Condition = { ArnLike = { "aws:SourceArn" = "${local.sns}:${local.prefix}-${each.value.slot}-t*" } }
-      }, {
-      Sid       = "OnlyTls"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = ["sqs:*"]
-      Resource  = "${local.sqs}:${local.prefix}-${each.key}"
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
+      },
+      merge(local.only_tls, { Action = ["sqs:*"], Resource = "${local.sqs}:${local.prefix}-${each.key}" }),
+    ]
   })
 }
 
@@ -190,14 +186,9 @@ resource "aws_sqs_queue" "dead" {
       Action    = ["sqs:SendMessage"]
       Resource  = "${local.sqs}:${local.prefix}-dead"
       Condition = { ArnLike = { "aws:SourceArn" = "${local.sns}:${local.prefix}-*" } }
-      }, {
-      Sid       = "OnlyTls"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = ["sqs:*"]
-      Resource  = "${local.sqs}:${local.prefix}-dead"
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
+      },
+      merge(local.only_tls, { Action = ["sqs:*"], Resource = "${local.sqs}:${local.prefix}-dead" }),
+    ]
   })
 }
 
@@ -208,15 +199,8 @@ resource "aws_sqs_queue" "failed" {
   kms_master_key_id         = var.kms_key
   sqs_managed_sse_enabled   = var.kms_key == null ? true : null
   policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid       = "OnlyTls"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = ["sqs:*"]
-      Resource  = "${local.sqs}:${local.prefix}-failed"
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
+    Version   = "2012-10-17"
+    Statement = [merge(local.only_tls, { Action = ["sqs:*"], Resource = "${local.sqs}:${local.prefix}-failed" })]
   })
 }
 
@@ -249,15 +233,8 @@ resource "aws_s3_bucket_policy" "objects" {
   bucket     = aws_s3_bucket.objects.id
   depends_on = [aws_s3_bucket_public_access_block.objects]
   policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid       = "OnlyTls"
-      Effect    = "Deny"
-      Principal = "*"
-      Action    = ["s3:*"]
-      Resource  = [aws_s3_bucket.objects.arn, "${aws_s3_bucket.objects.arn}/*"]
-      Condition = { Bool = { "aws:SecureTransport" = "false" } }
-    }]
+    Version   = "2012-10-17"
+    Statement = [merge(local.only_tls, { Action = ["s3:*"], Resource = [aws_s3_bucket.objects.arn, "${aws_s3_bucket.objects.arn}/*"] })]
   })
 }
 

@@ -20,7 +20,7 @@ import attrs
 
 from fsd_conformance.emulators.emulator import Emulator, pointed
 from fsd_conformance.emulators.install import folder, locked
-from fsd_conformance.emulators.process import Guard, Process
+from fsd_conformance.emulators.process import Guard, Process, started
 from fsd_core.common import interrupt, plugins
 from fsd_core.errors import InputError
 
@@ -136,7 +136,6 @@ def up(provider: str, name: str | None = None, tell: Callable[[str], None] = lam
         tell(f"starting {found.name}")
         with _guarded(found, home) as emulator:
             try:
-                emulator.start()
                 running = Running(provider, found.name, dict(emulator.env), _servers(emulator), time.time())
                 _write(running)
             except BaseException:
@@ -175,10 +174,9 @@ def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iter
     """Within the block this process uses a new emulator on free ports; it ends with the block."""
     found.install(tell)
     home = Path(tempfile.mkdtemp(prefix=f"fsd-{found.name}-"))
+    tell(f"starting {found.name}")
     with _guarded(found, home) as emulator:
         try:
-            tell(f"starting {found.name}")
-            emulator.start()
             with interrupt.contained(), pointed(emulator.env, found.clears):
                 yield emulator
         finally:
@@ -191,10 +189,10 @@ def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iter
 
 @contextlib.contextmanager
 def _guarded(found: type[E], home: Path) -> Iterator[E]:
-    """An emulator that is not started. If this process is killed within the block, a guard ends its servers and removes ``home``."""
+    """An emulator that has started. If this process is killed within the block, a guard ends its servers and removes ``home``."""
     guard = Guard(home)
     try:
-        yield found(home, guard)
+        yield started(lambda: found(home, guard))
     finally:
         guard.end()
 

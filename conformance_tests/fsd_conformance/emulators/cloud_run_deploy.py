@@ -1,4 +1,4 @@
-"""Makes a revision of a function: its source, the environment of its instances, and a test that one starts.
+"""Makes a revision of a function: its source, the environment of its instances, and a test whether an instance starts.
 
 A build only checks the uploaded zip, which must be in the bucket and hold main.py. `Options.code` decides what runs: the installed module
 `Options.source`, or the zip's main.py with the installed packages (in place of those that the platform's build installs from

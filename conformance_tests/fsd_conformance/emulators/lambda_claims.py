@@ -3,8 +3,8 @@
 A parameter, header or field that would change the service's answer is either supported here or answered with 501 and "NotImplemented"; it
 is never ignored. The list of refused ones is documentation; a test compares both lists with botocore's model of the service. Anything in
 neither list is refused too. Description, KMSKeyArn, LoggingConfig, Role, Tags and the policy are only stored and returned: the emulator
-checks no permissions and encrypts nothing. A function has one
-qualifier, $LATEST; others are not found, as on the platform without versions and aliases.
+checks no permissions and encrypts nothing. A function has one qualifier, $LATEST; others are not found, as on the platform without versions
+and aliases.
 """
 
 from __future__ import annotations

@@ -10,13 +10,15 @@ import contextlib
 import http.client
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -24,7 +26,7 @@ from fsd_core.common import interrupt
 from fsd_core.errors import InputError
 from fsd_core.providers.proxies import local_only
 
-__all__ = ["POINTERS", "Guard", "Process", "Server", "free_port"]
+__all__ = ["POINTERS", "Guard", "PortTaken", "Process", "Server", "free_port", "started"]
 
 # By provider: prefixes of variables that point its SDK at a service or an account.
 POINTERS: Mapping[str, tuple[str, ...]] = {
@@ -37,6 +39,8 @@ POINTERS: Mapping[str, tuple[str, ...]] = {
 }
 
 _POLL_S = 0.05
+_DRAWS = 5  # so often a server draws ports until all are free
+_TAKEN = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)  # in the log of a server that could not get its port
 _GUARD = """
 import os, shutil, signal, sys, time
 groups = set()
@@ -59,10 +63,18 @@ shutil.rmtree(sys.argv[1], ignore_errors=True)
 def free_port() -> int:
     """A free port of 127.0.0.1. It is lower than the ports that the kernel gives to clients, so it remains free for a restart."""
     for port in random.sample(range(20000, 32000), 200):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
+        if _is_free(port):
             return port
     raise InputError("emulators: no port of 127.0.0.1 from 20000 to 32000 is free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @attrs.frozen
@@ -110,7 +122,10 @@ class Guard:
 
     def end(self) -> None:
         """End the guard; the servers continue."""
+        assert self._process.stdin is not None
         self._write("end")
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
     def _write(self, line: str) -> None:
@@ -120,8 +135,37 @@ class Guard:
             self._process.stdin.flush()
 
 
+class PortTaken(InputError):
+    """Another process has a port that the server needs."""
+
+
+class Starts(Protocol):
+    """A server, or an emulator of several servers."""
+
+    def start(self) -> None:
+        """Start it. Raises `PortTaken`."""
+
+
+S = TypeVar("S", bound=Starts)
+
+
+def started(make: Callable[[], S]) -> S:
+    """What ``make`` returns, started. If another process has taken one of its ports, the next one that ``make`` returns draws others."""
+    for _ in range(_DRAWS - 1):
+        with contextlib.suppress(PortTaken):
+            made = make()
+            made.start()
+            return made
+    made = make()
+    made.start()
+    return made
+
+
 class Server:
-    """One server at ``http://host:port``. A subclass defines its command and its health check."""
+    """One server at ``http://host:port``. A subclass defines its command and its health check.
+
+    Another process may take the port before the first start: `started` then makes another server.
+    """
 
     name: str
     health: str  # the path that answers 2xx once the server is ready
@@ -136,6 +180,7 @@ class Server:
         self.process: Process | None = None
         self._guard = guard
         self._child: subprocess.Popen[bytes] | None = None
+        self._new = True
 
     @property
     def url(self) -> str:
@@ -166,10 +211,14 @@ class Server:
 
     def start(self) -> None:
         """Start the server, and wait until it is ready. Raises `InputError` with the last lines of its log if the server ends, or is not
-        ready in time.
+        ready in time; `PortTaken` if another process has its port.
         """
+        if self._new and not _is_free(self.port):  # the other one might answer the health check
+            raise PortTaken(f"emulator {self.name}: another process has taken port {self.port}; start the emulator again")
+        self._new = False
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log, interrupt.whole():
+            said = log.tell()
             self._child = subprocess.Popen(
                 list(self.command()),
                 env=dict(self.environment()),
@@ -183,12 +232,13 @@ class Server:
             if self._guard:
                 self._guard.send("watch", self._child.pid)
         until = time.monotonic() + self.within_s
-        while not self.healthy():
+        while not self.healthy() or self._child.poll() is not None:
             if self._child.poll() is not None or time.monotonic() > until:
                 code = self._child.poll()
                 self.stop()
                 what = f"did not answer within {self.within_s:.0f} s" if code is None else f"ended with code {code}"
-                raise InputError(f"emulator {self.name}: {what}: {self._log_end()}")
+                taken = _TAKEN.search(self.log.read_bytes()[said:].decode(errors="replace"))
+                raise (PortTaken if taken else InputError)(f"emulator {self.name}: {what}: {self._log_end()}")
             time.sleep(_POLL_S)
 
     def stop(self) -> None:

@@ -1,6 +1,6 @@
-"""Machines of your own as a provider: Redis for messages and objects, HTTP to worker hosts for functions.
+"""Your machines as a provider: Redis for messages and objects, HTTP to worker hosts for functions.
 
-It needs a Redis that all machines see, and `fsd-redis-worker` on each machine that shall compute. Without the setting ``url``, it starts a
+It needs a Redis that all machines see, and `fsd-redis-worker` on each machine that computes. Without the setting ``url``, it starts a
 Redis and a worker host on this machine, and stops them when this process ends. Importing this package imports no SDK.
 """
 

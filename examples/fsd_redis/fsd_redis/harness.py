@@ -33,7 +33,7 @@ class RedisServer(Server):
         self._password = password
 
     def command(self) -> Sequence[str]:
-        """The password stands in a private file: the command line is public."""
+        """The command. The password is in a file that only this user can read, because all users can see a command line."""
         file = self.folder / "redis.conf"
         file.unlink(missing_ok=True)
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
@@ -41,7 +41,7 @@ class RedisServer(Server):
         return ["redis-server", str(file)]
 
     def healthy(self) -> bool:
-        """Whether Redis answers, if only that it wants the password."""
+        """Whether Redis answers. The answer that it needs a password counts too."""
         with suppress(OSError), socket.create_connection((self.host, self.port), timeout=5) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
@@ -63,14 +63,14 @@ class WorkerHost(Server):
         return [sys.executable, "-P", "-m", "fsd_redis.worker", "--listen", f"{self.host}:{self.port}"]
 
     def healthy(self) -> bool:
-        """Whether the host answers, and knows the token."""
+        """Whether the host answers, and accepts the token."""
         asked = Request(self.url, headers={SECRET: self._env()[TOKEN]})
         with suppress(OSError), urlopen(asked, timeout=5):
             return True
         return False
 
     def environment(self) -> Mapping[str, str]:
-        """With the secrets, and with what leads to an S3-compatible store."""
+        """The variables of the host: with the secrets, and with the variables AWS_* of an S3-compatible store."""
         store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         return {**super().environment(), **store, **self._env()}
 
@@ -94,9 +94,9 @@ class Here(Emulator):
 
     @staticmethod
     def install(tell: Callable[[str], None]) -> None:
-        """Only the system's package manager can install Redis."""
+        """Raise `InputError` if Redis is missing: only the system's package manager can install it."""
         if shutil.which("redis-server") is None:
-            raise InputError("redis-server is not found: apt-get install redis-server, or set [redis] url to a Redis that runs")
+            raise InputError("redis-server is not found: expected it on PATH: apt-get install redis-server, or set [redis] url")
 
 
 class RedisHarness(EmulatedHarness):
@@ -114,7 +114,7 @@ class RedisHarness(EmulatedHarness):
         return PROVIDER
 
     def finds(self, kind: Kind, native: Any, resources: Resources, what: str) -> bool:
-        """Ask Redis and the host."""
+        """Whether the SDK's object ``native`` finds what the suite wrote through the driver."""
         from fsd_redis.client import name
         from fsd_redis.messages import queue
 
@@ -132,7 +132,7 @@ _one = threading.Lock()
 
 
 def here() -> None:
-    """Lead this process to the servers that ``fsd emulators up redis`` started, or to new ones that end with this process."""
+    """Set this process's variables for the servers of ``fsd emulators up redis``, or for new servers that end with this process."""
     with _one:
         if URL not in os.environ:
             stack = ExitStack()

@@ -1,11 +1,11 @@
 """Queues as Redis Streams: each queue is one stream with one consumer group, in which all receivers are one consumer.
 
 A delivered message stays in the group's list of pending entries until its acknowledgement, with the time and the number of its deliveries.
-The lease is that time: `XAUTOCLAIM` delivers again what has been pending for longer. A receive that waits for new messages does not see
-that a lease ends, so each wait in Redis is short: at most an eighth of a lease.
+`XAUTOCLAIM` delivers a message again that has been pending for longer than the lease. A receive that waits for new messages does not notice
+the end of a lease, so each wait in Redis is short: at most an eighth of a lease.
 
-A token is "ID COUNT", where COUNT is the number of the delivery, and the script that acknowledges compares the number: a late
-acknowledgement of an earlier delivery must not remove the message under its next receiver. Each request is one script or one command.
+A token is "ID COUNT", where COUNT is the number of the delivery. The script that acknowledges compares the number, so that a late
+acknowledgement of an earlier delivery does not remove a message that was delivered again. Each request is one script or one command.
 """
 
 import math
@@ -67,7 +67,7 @@ class RedisMessages(RedisDriver):
         return []
 
     def receive(self, rank: int, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """Return up to ``limit`` messages: those whose lease ended at times, new ones otherwise."""
+        """Return up to ``limit`` messages: new ones, or from time to time those whose leases have ended."""
         check_receive(self.limits, limit, wait_s)
         key, now = f"{self._queues}{rank}", time.monotonic()
         until, eighth = now + wait_s, self.limits.lease_s / 8

@@ -1,7 +1,7 @@
 """Objects in Redis: a string for each object, and one sorted set of all keys, which Redis lists in the order of bytes.
 
-Each request is one script, so a reader never sees a part of a put, and of several creates one wins. All objects are in memory: weights of
-many gigabytes belong into a bucket (`fsd_redis.bucket`).
+Each request is one script, so a reader never sees a part of a put, and only one of several creates succeeds. All objects are in memory: use
+a bucket (`fsd_redis.bucket`) for weights of many gigabytes.
 """
 
 from collections.abc import Sequence

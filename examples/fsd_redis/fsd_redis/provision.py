@@ -61,11 +61,11 @@ class RedisProvisioner:
             return self._read(ask, app)
 
     def sweep(self, app: str) -> Sequence[str]:
-        """Nothing: `ensure` uses whatever an interrupted call left."""
+        """Do nothing: if a call was interrupted, the next `ensure` uses what it made."""
         return []
 
     def destroy(self, app: str) -> Sequence[str]:
-        """Remove the bucket, then the record, so that no request of a worker makes anything anew; then all keys."""
+        """Remove the bucket, then the record, so that workers can make no new keys, then all keys."""
         with self._asking(app) as ask:
             removed = []
             if (had := self._read(ask, app)) and had.names["bucket"]:

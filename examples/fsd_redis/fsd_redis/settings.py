@@ -12,7 +12,7 @@ concurrency    128           functions of an app at once on one worker host
 lease_s        5             seconds until a delivered message that is not acknowledged is delivered again
 =============  ============  ====================================================================================================
 
-Secrets travel in variables of their own alone, not in addresses: never in `Resources`, in settings or in a launch.
+Secrets are only in the two variables FSD_REDIS_PASSWORD and FSD_REDIS_TOKEN: never in addresses, `Resources`, settings or launches.
 """
 
 from collections.abc import Mapping

@@ -62,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
     running: ClassVar[Counter[str]] = Counter()  # functions of each app
 
     def do_POST(self) -> None:
-        """A launch; a GET asks whether this host runs and knows the client."""
+        """A launch; a GET asks whether this host runs and accepts the client's token."""
         if not hmac.compare_digest(self.headers.get(SECRET, "").encode(), self.token):
             return self._answer(401, f"expected the {TOKEN} of this host")
         if self.command == "GET":
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: functions write the log."""
+        """Write nothing: functions write the log."""
 
 
 def main() -> None:
