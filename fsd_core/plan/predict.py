@@ -202,8 +202,9 @@ def predict_each(
     tokens = flow.tokens.reshape(count, replicas)[:, 0]
     records, heard = recorded(whole, outline, shared, done, outputs, tokens, channel=channel, eager=eager, workers=shape.workers)
     output = float(around.output_bytes.sum()) * len(split.batches)
-    pieces = written_pieces(outputs, around.output_bytes > 0, len(split.batches), shape.data)
-    ended = collected(whole, begun, pieces, records, shape.workers, output)
+    writers = around.output_bytes > 0
+    pieces, objects = written_pieces(outputs, writers, len(split.batches), shape.data), int(writers.sum()) * len(split.batches)
+    ended = collected(whole, begun, pieces, objects, records, shape.workers, output)
     total = prepare + ended.answer
     launch, written = begun.ready.mean(axis=1), outputs.max(axis=(1, 2))
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
