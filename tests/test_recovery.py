@@ -518,6 +518,10 @@ def test_the_client_starts_each_incarnation_once_and_at_most_three(store: Store)
     assert restarts.left_over([0]) is None
     assert (reason := restarts.left_over([0, 2])) is not None
     assert reason.rank == 2
+    of_earlier = [{"rank": 0}, {"rank": 1, "incarnation": 2}, {"rank": 2, "incarnation": 0}]  # of rank 2, another one works on
+    assert (reason := restarts.left_over([], of_earlier)) is not None
+    assert reason.rank == 2
+    assert restarts.left_over([], of_earlier[:2]) is None
     news.add(lost(2, 1, reason="late"))
     with pytest.raises(RunFailed, match="late") as caught:  # the answer is there: no function is started for it
         restarts.look(answered=True)
