@@ -38,7 +38,7 @@ from fsd_core.plan.facts import Facts, described, fewer, learn, order
 from fsd_core.plan.launching import Begun
 from fsd_core.plan.making import Plan, nothing
 from fsd_core.plan.polling import Bundles, Inbox
-from fsd_core.plan.predict import PARTS, Platform, Prediction, middle, predict
+from fsd_core.plan.predict import PARTS, Platform, Prediction, _written, middle, predict
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Step
@@ -631,3 +631,10 @@ def test_a_layer_of_14_gb_is_tensor_parallel() -> None:
 
 def test_an_activation_of_which_nothing_is_known_takes_four_bytes() -> None:
     assert described([100, 200], 10).whole == (35 + 4000, 35 + 8000)
+
+
+def test_what_a_rank_kept_is_in_objects_and_in_its_record() -> None:
+    """Each object has 32 MB, a record up to 16 MB."""
+    objects, left = _written(np.array([0.0, 15.0, 20.0, 33.0, 100.0, 120.0]) * (1 << 20))
+    assert objects.tolist() == [0, 0, 1, 1, 3, 4]
+    assert (left / (1 << 20)).tolist() == [0, 15, 0, 1, 4, 0]
