@@ -216,8 +216,8 @@ def predict_each(
     kept = _queued_bytes(split, simulation) if recovery else np.zeros(shape.parts)
     if recovery:
         # A rank writes what it kept: as objects, and the rest in its record, of which the client reads no more than the beginning.
-        objects, left = _written(np.tile(kept, shape.data))
-        around.counts.update(object_puts=int(objects.sum()), object_bytes_written=int(shape.data * kept.sum()))
+        shelved, left = _written(np.tile(kept, shape.data))
+        around.counts.update(object_puts=int(shelved.sum()), object_bytes_written=int(shape.data * kept.sum()))
         around.counts.update(object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     scale = len(split.batches) / split.replica_batches  # the counts of a flow are those of one replica for all its micro-batches
     timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
