@@ -14,6 +14,7 @@ start an interpreter for each run would take half of the processors' time.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import multiprocessing
 import os
@@ -52,6 +53,7 @@ SPLITS: tuple[dict[str, int], ...] = (
 SERVICES = {"duplicate": 0.3, "reorder": 0.3, "reject": 0.1, "throttle": 0.1, "lost_reply": 0.03, "late": 0.2}
 WORKER = ("fsd_core.worker.layers", "fsd_core.worker.mishaps", "fsd_core.wrappers.faults", "fsd_local.messages", "fsd_local.objects")
 LAYERS = 6
+WAITING = 3  # for each run that computes, so many may wait for a worker that hangs
 DEADLINE_S = 120.0
 GRACE_S = 15.0  # after the deadline: to report, and to clean up
 
@@ -117,8 +119,11 @@ class Chaos:
             self._undisturbed[repr(split)] = self._start(split)
         wrong, hung, failed, unrecovered, lost = list[str](), list[str](), list[str](), list[str](), list[float]()
         deaths = slow = 0
-        with ThreadPoolExecutor(at_once) as pool:
-            for number, (seed, ended, seconds) in enumerate(pool.map(self._outcome, seeds)):
+        # a run with a worker that hangs waits for a minute or two: it takes no place of another run
+        with ThreadPoolExecutor(at_once) as working, ThreadPoolExecutor(WAITING * at_once) as waiting:
+            runs = [(waiting if "hang=" in schedule(seed)[3] else working).submit(self._outcome, seed) for seed in seeds]
+            for number, each in enumerate(runs):
+                seed, ended, seconds = each.result()
                 split, channel, objective, faults = schedule(seed)
                 if isinstance(ended, RunFailed):
                     recovers = "hang=" in faults and objective == "latency" and split != {"workers": 1}
@@ -207,5 +212,8 @@ def serve(channel: socket.socket, functions: str, variables: dict[str, str]) -> 
 if __name__ == "__main__":
     os.environ.update(ONE_THREAD)
     # each forked process executes this module again: by its name, what it imports is there already
-    ForkedHost._context.set_forkserver_preload(["__main__", "chaos", *WORKER])
+    ForkedHost._context.set_forkserver_preload(["__main__", *WORKER, "chaos"])
     main()
+elif __name__ == "chaos":  # in the process that forks the hosts: what it has imported is no garbage
+    gc.collect()
+    gc.freeze()

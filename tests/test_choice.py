@@ -197,6 +197,17 @@ def test_a_run_ends_with_what_was_predicted(result: Result, home: Path) -> None:
     assert "Predicted and actual" in result._repr_html_()
 
 
+def test_a_prediction_of_a_run_is_read_by_the_next_run_of_its_kind(
+    result: Result, start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsd_core.client.expected, "predict", lambda *_, **__: 1 // 0)
+    again = start(tensor_parallel=2, partition="block")
+    assert result.predicted is not None
+    assert again.predicted is not None
+    assert again.predicted["parts"] == result.predicted["parts"]
+    assert again.memory["predicted_bytes_max"] == result.memory["predicted_bytes_max"]
+
+
 def test_errors_of_past_runs_are_shown_by_part(
     result: Result, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,7 +113,9 @@ def test_a_key_in_a_project_whose_policy_is_hidden(gcp: Api, monkeypatch: pytest
 
     monkeypatch.setattr(gcp, "call", hidden)
     keys.check(gcp, full)
-    said = f"{mine.partition(':')[2]} may not use .* \\(these credentials may not read the policy of its project\\): expected this permission"
+    said = (
+        f"{mine.partition(':')[2]} may not use .* \\(these credentials may not read the policy of its project\\): expected this permission"
+    )
     with pytest.raises(InputError, match=said):
         keys.check(gcp, half)
 

@@ -38,7 +38,7 @@ from fsd_core.plan.facts import Facts, described, fewer, learn, order
 from fsd_core.plan.launching import Begun
 from fsd_core.plan.making import Plan, nothing
 from fsd_core.plan.polling import Bundles, Inbox
-from fsd_core.plan.predict import PARTS, Platform, Prediction, middle, predict
+from fsd_core.plan.predict import PARTS, Platform, Prediction, _written, middle, predict
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Step
@@ -135,11 +135,6 @@ def test_the_kernel_of_a_worker_is_measured(monkeypatch: pytest.MonkeyPatch, nam
     np.testing.assert_allclose(found.work_s, expected)
     assert {width for *_, width in shapes} == ({1 + int(each) for each in live} if name == "numpy" else {32})
     np.testing.assert_allclose(found.ready_s, 1.0)
-
-
-def test_bytes_of_a_sample_are_those_of_all_samples(facts: Facts) -> None:
-    whole, some = facts.encoded(1), facts.encoded(1, most=30)
-    assert some == pytest.approx(whole, rel=0.15)
 
 
 def test_the_kernel_finds_what_scipy_finds(model: Model) -> None:
@@ -328,7 +323,7 @@ def test_the_client_looks_as_often_as_it_does() -> None:
         begun = Begun(zero, zero, zero, np.zeros(1))
         outputs = np.array([[[seconds, seconds + 1.0]]])  # of two ranks, which write their records at the same time
         pieces = following.written_pieces(outputs, np.array([True, True]), 1, 1)
-        found = following.collected(Sampler(gets, 1, 0), begun, pieces, outputs, 2, 0.0)
+        found = following.collected(Sampler(gets, 1, 0), begun, pieces, 2, outputs, 2, 0.0)
         looks, now = 0, 0.0
         for piece in (seconds, seconds + 1.0):
             while now + took / 2 < piece:
@@ -340,6 +335,16 @@ def test_the_client_looks_as_often_as_it_does() -> None:
         more = seen / (follow.ERROR_POLL_S + took) + (2 if checks else 0) + checks + checks // follow.STORE_CHECKS
         assert found.answer == pytest.approx(seen, rel=0.05)
         assert found.gets == pytest.approx(looks + more, rel=0.05, abs=2)
+
+
+def test_the_last_of_many_outputs_is_waited_for() -> None:
+    outputs = np.zeros((3, 8, 4))
+    outputs[0, 7, 0], outputs[1, 0, 3], outputs[2, 3, 1] = 9.0, 9.0, 9.0
+    writers = np.array([True, False, True, True])
+    for batches, late in ((8, (9.0, 9.0, 0.0)), (512, (9.0, 9.0, 0.0)), (100_000, (9.0, 9.0, 0.0))):
+        pieces = following.written_pieces(outputs, writers, batches, 8)
+        assert pieces.shape == (3, min(3 * batches, following.PIECES))
+        assert tuple(pieces.max(axis=1)) == late
 
 
 def exactly(table: Table, **seconds: float) -> Table:
@@ -626,3 +631,10 @@ def test_a_layer_of_14_gb_is_tensor_parallel() -> None:
 
 def test_an_activation_of_which_nothing_is_known_takes_four_bytes() -> None:
     assert described([100, 200], 10).whole == (35 + 4000, 35 + 8000)
+
+
+def test_what_a_rank_kept_is_in_objects_and_in_its_record() -> None:
+    """Each object has 32 MB, a record up to 16 MB."""
+    objects, left = _written(np.array([0.0, 15.0, 20.0, 33.0, 100.0, 120.0]) * (1 << 20))
+    assert objects.tolist() == [0, 0, 1, 1, 3, 4]
+    assert (left / (1 << 20)).tolist() == [0, 15, 0, 1, 4, 0]

@@ -164,6 +164,8 @@ def test_what_exceeds_half_of_the_budget_is_in_the_store(store: Store, monkeypat
         kept.add(Sent(step % 2, step, Kind.PAYLOAD, b"%d" % step * 20))
     assert (steps(kept, 0, 0), steps(kept, 0, 3), steps(kept, 1, 0)) == ([0, 2, 4, 6], [4, 6], [1, 3, 5])
     assert [len(list(unpack(shelf.get(number), target))) for number in (0, 1) for target in (0, 1)] == [2, 1, 1, 2]
+    store.delete([KEYS.kept(1, 2, 0)])
+    assert (steps(kept, 0, 3), steps(kept, 1, 5)) == ([4, 6], [5])  # of the objects, only those with such payloads are read
     assert kept.peak_bytes == 100
     assert (ended(kept)[0], [each.step for each in unpack(ended(kept)[1], 0)]) == (2, [6])
     kept.add(Sent(0, 7, Kind.PAYLOAD, b"7" * 20))
@@ -189,6 +191,18 @@ def test_a_new_incarnation_gets_what_its_sources_put_into_the_store(make: Make, 
         sources[0].heed(hello(0, 1))
         for step in range(4):
             assert sorted(channel.receive(step)) == [(rank, b"%d" % step * 30) for rank in (1, 2)]
+
+
+def test_a_thread_that_awaits_sendings_leaves_their_errors_to_the_rank(make: Make) -> None:
+    channel = make(1)
+
+    def fail() -> None:
+        raise RunFailed(Code.UNAVAILABLE, "not sent")
+
+    channel.submit(fail)
+    for wait in (channel.await_sends, channel.finish_sends):
+        with pytest.raises(RunFailed, match="not sent"):
+            wait()
 
 
 def test_an_exchange_object_stays_as_it_is(store: Store) -> None:
@@ -518,6 +532,10 @@ def test_the_client_starts_each_incarnation_once_and_at_most_three(store: Store)
     assert restarts.left_over([0]) is None
     assert (reason := restarts.left_over([0, 2])) is not None
     assert reason.rank == 2
+    of_earlier = [{"rank": 0}, {"rank": 1, "incarnation": 2}, {"rank": 2, "incarnation": 0}]  # of rank 2, another one works on
+    assert (reason := restarts.left_over([], of_earlier)) is not None
+    assert reason.rank == 2
+    assert restarts.left_over([], of_earlier[:2]) is None
     news.add(lost(2, 1, reason="late"))
     with pytest.raises(RunFailed, match="late") as caught:  # the answer is there: no function is started for it
         restarts.look(answered=True)

@@ -445,6 +445,23 @@ def test_rank_0_that_works_alone_has_a_limit_where_slow_ranks_stay(store: Store)
     assert (alone.called, caught.value.code, caught.value.rank) == ([], Code.DEADLINE, 0)
 
 
+def test_rank_0_may_have_one_more_micro_batch_than_the_others(store: Store) -> None:
+    alone = Alone(store, slow_s=0.4, data=3, last=[0], batches=[1] * 4)
+    alone.waits(2.3)  # one more micro-batch takes 2 s
+    assert alone.called == []
+    alone.waits(2.9)
+    assert len(alone.called) == 1
+
+
+def test_a_slow_rank_that_died_after_the_answer_gets_no_function(client: Client) -> None:
+    client.look(slow(1, by=0), answered=False)
+    client.look(KILLED)
+    client.spawner.refused = [attrs.evolve(client.first, rank=1, incarnation=1)]
+    with pytest.raises(RunFailed, match="killed"):
+        client.look(answered=True)
+    assert client.spawner.started == [(1, 1)]
+
+
 def test_a_launch_that_was_given_up_may_run_late(client: Client) -> None:
     client.look(slow(1, by=0))
     client.spawner.refused = [attrs.evolve(client.first, rank=1, incarnation=1)]

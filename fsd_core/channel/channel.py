@@ -338,6 +338,16 @@ class Channel(abc.ABC):
                 first = self._sending.pop(0)
             first.wait()  # other sendings may begin meanwhile
 
+    def await_sends(self) -> None:
+        """Wait for the sendings that have begun, not for later ones. Raises the error of a sending task. Thread-safe.
+
+        They stay in the list: `finish_sends` of another thread waits for them too, and raises their errors.
+        """
+        with self._sends_lock:
+            begun = list(self._sending)
+        for each in begun:
+            each.wait()
+
     def finish(self) -> None:
         """Wait until all payloads are sent and all received messages are acknowledged."""
         self.finish_sends()

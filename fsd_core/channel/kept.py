@@ -83,7 +83,7 @@ class Kept:
         self._total = 0  # all bytes that are kept
         self._sent: list[Sent] | None = [] if budget > 0 else None
         self._shelf = shelf if budget >= SHELF_BYTES else None
-        self._shelved = 0  # objects on the shelf
+        self._shelved: list[dict[int, int]] = []  # of each object on the shelf: by target, the last step of a payload
         self._putter: ThreadPoolExecutor | None = None
         self._putting: Future[None] | None = None  # the newest of these objects
         self._lock = threading.Lock()
@@ -111,8 +111,11 @@ class Kept:
         self._arrived()
         if self._putter is None:  # not the pool of the channel: its threads may all be here, and wait
             self._putter = ThreadPoolExecutor(1, thread_name_prefix="shelf")
-        self._putting = self._putter.submit(partial(shelf.put, self._shelved, _packed(sent)))
-        self._shelved += 1
+        self._putting = self._putter.submit(partial(shelf.put, len(self._shelved), _packed(sent)))
+        last: dict[int, int] = {}
+        for each in sent:
+            last[each.target] = max(each.step, last.get(each.target, 0))
+        self._shelved.append(last)
         self._held = 0
         sent.clear()
 
@@ -125,11 +128,13 @@ class Kept:
         with self._lock:
             if self._sent is None:
                 return None
-            self._arrived()
-            shelved, last = self._shelved, [each for each in self._sent if each.target == target and each.step >= step]
+            shelved = [number for number, steps in enumerate(self._shelved) if steps.get(target, -1) >= step]
+            if shelved:
+                self._arrived()
+            last = [each for each in self._sent if each.target == target and each.step >= step]
 
         def parts() -> Iterator[list[Sent]]:
-            for number in range(shelved):
+            for number in shelved:
                 assert self._shelf is not None
                 yield [each for each in unpack(self._shelf.get(number), target) if each.step >= step]
             yield last
@@ -149,7 +154,7 @@ class Kept:
                     return None
                 self._put(self._shelf, self._sent)
             self._arrived()
-            return self._shelved, _packed(self._sent)
+            return len(self._shelved), _packed(self._sent)
 
 
 def _packed(sent: list[Sent]) -> bytes:

@@ -131,7 +131,7 @@ class QueueChannel(Channel):
         for number, part in enumerate(kept or ()):
             log.info("sends rank %d %d payloads again", target, len(part))
             if number:
-                self.finish_sends()  # the messages of two parts are not in memory together
+                self.await_sends()  # the messages of two parts are not in memory together
             self.publish_soon([message for sent in part for message in self.messages(sent)])
 
     def say(self, news: News, ranks: Iterable[int]) -> None:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import attrs
 
 from fsd_core.client.job import Progress
-from fsd_core.client.saving import forget, save
+from fsd_core.client.saving import explain, forget, save
 from fsd_core.common import arguments, interrupt
 from fsd_core.driver import Provider, Provisioner, Resources
-from fsd_core.errors import InputError
+from fsd_core.errors import InputError, RunFailed
 from fsd_core.protocol.runconfig import ENGINES
 from fsd_core.providers.app_name import check_app
 from fsd_core.providers.promises import Auditor, Promise
@@ -86,7 +86,12 @@ def destroy(
     with reported(progress):
         resources = provisioner.find(app)
         if resources is None and isinstance(provisioner, AppProvisioner):
-            resources = provisioner.left(app)
+            try:
+                resources = provisioner.left(app)
+            except RunFailed as error:  # to remove an app may need fewer permissions than to look into its store
+                if saving:
+                    explain(error, app)
+                    raise
         line = save(found, resources, folder) if saving and resources else None
         removed = list(provisioner.destroy(app))
     if resources:

@@ -42,6 +42,7 @@ class _Kept:
     meter: Mapping[str, int] = key(counts(*FIELDS))
     usd: float | None = key(nullable(number()))
     kept: list[int] = key(listed(integer(0)))
+    live: list[float] | None = key(nullable(listed(number())))
 
 
 @attrs.frozen(kw_only=True, eq=False)

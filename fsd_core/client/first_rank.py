@@ -36,12 +36,18 @@ class FirstRank:
     def __attrs_post_init__(self) -> None:
         self._others = list(range(1, self._config.workers))
 
+    @property
+    def _more_s(self) -> float:
+        """How much longer rank 0 may need than the others, because a replica of one rank may have one more micro-batch than others."""
+        mine, others = (len(self._config.batches_of(rank)) for rank in (0, self._config.workers - 1))
+        return self._took * (mine / others - 1) if self._config.parts == 1 else 0.0
+
     def look(self) -> None:
         """Look whether another rank still works. Makes one request, and a further one for each rank that has ended."""
         if not self._others:
             return
-        while self._others and self._has_ended(self._others[0]):
-            self._others.pop(0)
+        while self._others and self._has_ended(self._others[-1]):  # the last stage ends last: before that, one request for each look
+            self._others.pop()
         if not self._others:
             self._since, self._took = time.monotonic(), time.time() - self._config.started
 
@@ -57,11 +63,11 @@ class FirstRank:
         if newest > self._incarnation:
             self._incarnation, self._since = newest, time.monotonic()
         waited = time.monotonic() - self._since
-        slow_s = max(self._config.slow_s, SLOW_LAYERS * self._took / self._config.layers)
+        slow_s = max(self._config.slow_s, SLOW_LAYERS * self._took / self._config.layers) + self._more_s
         if self._config.slow_s and not self._called and waited > slow_s and self._restarts is not None:
             self._called = True
             self._restarts.call_slow(News(kind="slow", rank=0, incarnation=newest))
-        if waited > max(self._config.start_s, self._took):
+        if waited > max(self._config.start_s, self._took) + self._more_s:
             if self._has_ended(0):  # the client still reads its output
                 self._since = None
                 return

@@ -251,7 +251,7 @@ class _Run:
             failed = self._records(follower, records, failed)
             late = bool(records.missing)
             if restarts is not None:
-                failed, late = failed or restarts.left_over(records.missing), late or bool(restarts.ranks)
+                failed, late = failed or restarts.left_over(records.missing, records.readable), late or bool(restarts.ranks)
         recovered = restarts.recovered(records.readable) if restarts is not None else []
         return _Answer(output, records.readable, late, failed, recovered, self.started - staging, at)
 

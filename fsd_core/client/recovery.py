@@ -56,14 +56,12 @@ class Restarts:
         the run has answered, because then no rank has work left for a new function.
         """
         for payload in self._spawner.given_up():
-            self._goes_on(payload)
+            if died := self._goes_on(payload):
+                self._replace(died, answered)
         for news in self._news.read():
             newest = self.newest(news.rank)
             if news.kind == "lost" and news.incarnation >= newest:  # a launch that was given up may run late
-                if answered or news.newest >= INCARNATIONS:
-                    times = f" ({INCARNATIONS} functions of this rank were lost)" if news.newest >= INCARNATIONS else ""
-                    raise RunFailed(Code.UNAVAILABLE, news.reason + times, rank=news.rank, layer=news.layer)
-                self._restart(news)
+                self._replace(news, answered)
             elif news.kind == "lost" and news.newest == newest and news.rank in self._beside:
                 self._alone[news.rank] = news
             elif news.kind == "hello" and news.incarnation >= max(newest, 1):
@@ -92,15 +90,18 @@ class Restarts:
             self._beside.add(slow.rank)
             self._started(slow)
 
-    def _goes_on(self, payload: LaunchPayload) -> None:
-        """The second function of a slow rank did not start. If the slow one died meanwhile, start it again: now the run needs it."""
+    def _goes_on(self, payload: LaunchPayload) -> News | None:
+        """The second function of a slow rank did not start. Returns the death of the slow one if it died meanwhile."""
         rank = payload.rank
         self._newest[rank] = payload.incarnation - 1
         self._restarts = [each for each in self._restarts if (each.lost.rank, each.lost.newest) != (rank, payload.incarnation)]
-        if died := self._alone.pop(rank, None):
-            self._restart(died)
+        return self._alone.pop(rank, None)
 
-    def _restart(self, lost: News) -> None:
+    def _replace(self, lost: News, answered: bool) -> None:
+        """Start the next incarnation of a rank that was lost. Raises `RunFailed`: see `look`."""
+        if answered or lost.newest >= INCARNATIONS:
+            times = f" ({INCARNATIONS} functions of this rank were lost)" if lost.newest >= INCARNATIONS else ""
+            raise RunFailed(Code.UNAVAILABLE, lost.reason + times, rank=lost.rank, layer=lost.layer)
         self._spawner.start([self._payload(lost)])
         self._started(lost)
         try:
@@ -128,12 +129,14 @@ class Restarts:
         keys = RunKeys(first.run)
         return Restarts(NewsList(store, keys), spawner, first, tell, Stragglers(store, keys, config))
 
-    def left_over(self, missing: Collection[int]) -> RunFailed | None:
+    def left_over(self, missing: Collection[int], records: Sequence[Mapping[str, Any]] = ()) -> RunFailed | None:
         """The reason with which the client aborts functions that may still work after the answer is complete; `None` if there are none.
 
-        ``missing``: the ranks without a record.
+        ``missing``: the ranks without a record. ``records``: the others. If an earlier incarnation wrote the record of a rank, it ended
+        before it received the hello of the newest one, which works on.
         """
         late = self.ranks.intersection(missing) | self._beside
+        late |= {record["rank"] for record in records if record.get("incarnation", 0) < self.newest(record["rank"])}
         reason = "it was started again, and is not needed any more"
         return RunFailed(Code.UNAVAILABLE, reason, rank=min(late)) if late else None
 

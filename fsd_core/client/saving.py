@@ -17,7 +17,7 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 
-__all__ = ["forget", "opened", "read_saved", "save"]
+__all__ = ["explain", "forget", "opened", "read_saved", "save"]
 
 LIMIT_S = 1800.0  # for reading a whole log
 MAX_BYTES = 4 << 30
@@ -44,10 +44,7 @@ def save(provider: Provider, resources: Resources, home: Path) -> str | None:
         with opened(provider, resources) as store:
             found = ledger.read_all(store)
     except RunFailed as error:
-        error.message += (
-            f"; so the audit log of app {app} cannot be saved, and the app stays as it is: "
-            "expected permission to read it, or --audit-log delete, which removes it unsaved"
-        )
+        explain(error, app)
         raise
     if not found:
         return None
@@ -59,6 +56,14 @@ def save(provider: Provider, resources: Resources, home: Path) -> str | None:
     except OSError as error:
         raise InputError(f"{file}: the audit log cannot be saved: {error.strerror or error}; the app stays as it is") from error
     return f"audit log of {len(found)} entr{'y' if len(found) == 1 else 'ies'}, saved as {file}"
+
+
+def explain(error: RunFailed, app: str) -> None:
+    """Add to ``error``, because of which the audit log of an app cannot be read, what follows from it."""
+    error.message += (
+        f"; so the audit log of app {app} cannot be saved, and the app stays as it is: "
+        "expected permission to read it, or --audit-log delete, which removes it unsaved"
+    )
 
 
 def read_saved(file: Path) -> list[ledger.Body]:

@@ -74,7 +74,8 @@ def profile(model: Model, inputs: Any = None, samples: int = 1000) -> Profile:
     if count:
         live, crossing = _sampled(model, inputs[np.arange(count) * samples // count])
     stored = np.array([8 if isinstance(layer.weights, Csr) else 4 for layer in layers])
-    return Profile(stored * sizes / LOAD_BYTES_S, work * (1 + live * samples) / WORK_S, crossing * samples, widths, live=live)
+    work_s, known = work * (1 + live * samples) / WORK_S, live if count else None
+    return Profile(stored * sizes / LOAD_BYTES_S, work_s, crossing * samples, widths, live=known)
 
 
 def _sampled(model: Model, inputs: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -60,19 +60,12 @@ class Facts:
         alive = max(1.0, float(self.live.min()) * self.sampled / self.samples)
         return math.sqrt((1 - self.sampled / self.samples) / alive)
 
-    def encoded(self, number: int, rows: NDArray[np.int32] | None = None, most: int | None = None) -> float:
-        """The bytes of the encoded activations after layer ``number`` (0: of the input), of ``rows`` or all, for all samples.
-
-        ``most``: encode no more live samples than that, which is faster and less exact.
-        """
+    def encoded(self, number: int) -> float:
+        """The bytes of the encoded activations after layer ``number`` (0: of the input), for all samples."""
         block = self.blocks[number]
         if block is None:
-            width = int(self.widths[number]) if rows is None else len(rows)
-            return EMPTY_BYTES + width * float(self.live[number]) * self._dense_bytes
-        some = block if most is None else fewer(block, most)
-        share = float(self.shares[number]) * (len(some.live) / len(block.live) if len(block.live) else 1.0)
-        size = len(encode(some if rows is None else some.take(rows)))
-        return EMPTY_BYTES + max(0, size - EMPTY_BYTES) / share
+            return EMPTY_BYTES + int(self.widths[number]) * float(self.live[number]) * self._dense_bytes
+        return EMPTY_BYTES + max(0, len(encode(block)) - EMPTY_BYTES) / float(self.shares[number])
 
     @cached_property
     def whole(self) -> tuple[float, float]:
@@ -97,15 +90,14 @@ def learn(model: Model, inputs: Any, budget_s: float = BUDGET_S) -> Facts:
     if first.reached == len(model.layers) and first.count < samples:
         _probe(model, first, budget_s * PROBE_SHARE)
         left = 0.8 * (left - (time.monotonic() - began))
+        most = min(samples, KEPT_VALUES // model.neurons)  # of the input, too, all activations are in memory
         by_scipy = int(first.count * max(1.0, left / max(sum(first.layer_s), 1e-6)))
         ready_s, kernel_s = (float(each.sum()) for each in _by_kernel(model, first))
-        by_kernel = min(
-            int(first.count * (left - ready_s) / max(kernel_s, 1e-6)), KEPT_VALUES // max(each.outputs for each in model.layers)
-        )
-        if compiled.active() is not None and min(by_kernel, samples) > by_scipy:
-            found = _kernel_pass(model, _some(inputs, min(by_kernel, samples)))
-        elif min(by_scipy, samples) > first.count:
-            found = _pass(model, _some(inputs, min(by_scipy, samples)), began + 4 * budget_s)
+        by_kernel = int(first.count * (left - ready_s) / max(kernel_s, 1e-6))
+        if compiled.active() is not None and min(by_kernel, most) > by_scipy:
+            found = _kernel_pass(model, _some(inputs, min(by_kernel, most)))
+        elif min(by_scipy, most) > first.count:
+            found = _pass(model, _some(inputs, min(by_scipy, most)), began + 4 * budget_s)
             found = found if found.reached >= first.reached else first
     _onward(model, found)
     if not found.probes:

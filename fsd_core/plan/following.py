@@ -6,6 +6,8 @@ configuration of the run.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import attrs
 import numpy as np
 from numpy.typing import NDArray
@@ -71,22 +73,34 @@ class _Looks:
 
 
 def written_pieces(outputs: Array, writers: Flags, batches: int, replicas: int) -> Array:
-    """(runs, pieces): when the objects of the output are written, in the order in which the client gets them.
+    """(runs, pieces): when the objects of the output are written, in the order in which the client gets them. Of more than `PIECES`
+    objects, neighbours are one piece: when the last of them is written.
 
     ``outputs``: (runs, simulated replicas, ranks of a replica), which stand for so many ``replicas``. ``writers``: of these ranks.
     """
-    replica = np.arange(batches) % replicas * outputs.shape[1] // replicas
-    return outputs[:, replica][:, :, writers].reshape(len(outputs), -1)
+    ranks = np.flatnonzero(writers)
+
+    def written(first: int, last: int) -> Array:
+        some = np.arange(first, last)
+        replica = some // len(ranks) % replicas * outputs.shape[1] // replicas
+        return outputs[:, replica, ranks[some % len(ranks)]]
+
+    objects = batches * len(ranks)
+    if objects <= PIECES:
+        return written(0, objects)
+    ends = (np.arange(PIECES + 1) * objects // PIECES).tolist()
+    # After one object of each rank, the same ranks follow again.
+    return np.stack([written(first, min(last, first + replicas * len(ranks))).max(axis=1) for first, last in pairwise(ends)], axis=1)
 
 
-def collected(sampler: Sampler, begun: Begun, pieces: Array, records: Array, ranks: int, output_bytes: float) -> Ended:
-    """How the client follows a run. ``pieces``: see `written_pieces`; ``records``: (runs, replicas, ranks of a replica) when the records of
-    the simulated ranks are written, which stand for so many ``ranks``.
+def collected(sampler: Sampler, begun: Begun, pieces: Array, objects: int, records: Array, ranks: int, output_bytes: float) -> Ended:
+    """How the client follows a run. ``pieces``: see `written_pieces`, of so many ``objects``; ``records``: (runs, replicas, ranks of a
+    replica) when the records of the simulated ranks are written, which stand for so many ``ranks``.
     """
     client = sampler.client()
     get = sampler.draw("get", client[:, None], (sampler.runs, MANY)).mean(axis=1)
     looks = _Looks(sampler, client, begun.followed, begun.followed.copy(), np.zeros(sampler.runs))
-    _outputs(looks, pieces, get)
+    _outputs(looks, pieces, objects, get)
     answer = looks.now = looks.now + sampler.transfer("get", "read", output_bytes)
     before = looks.vain.copy()
     _records(looks, records.reshape(sampler.runs, -1))
@@ -95,27 +109,25 @@ def collected(sampler: Sampler, begun: Begun, pieces: Array, records: Array, ran
     return Ended(answer, gets + more, lists)
 
 
-def _outputs(looks: _Looks, pieces: Array, get: Array) -> None:
+def _outputs(looks: _Looks, pieces: Array, objects: int, get: Array) -> None:
     """Until all pieces are there: each look gets the first one that is missing, then several at once until one is missing."""
-    count = min(PIECES, pieces.shape[1])
-    some = pieces[:, np.arange(count) * pieces.shape[1] // count]
-    missing = np.ones(some.shape, bool)
+    missing = np.ones(pieces.shape, bool)
     active = _any(missing)
     while active.any():
         first = np.zeros_like(missing)
         first[np.arange(len(first)), missing.argmax(axis=1)] = True
-        looks.skip(active, np.where(first, some, -np.inf).max(axis=1), get)
-        going = active & _any(there := looks.get(active, some, first))
+        looks.skip(active, np.where(first, pieces, -np.inf).max(axis=1), get)
+        going = active & _any(there := looks.get(active, pieces, first))
         missing &= ~there
         going &= _any(missing)
         while going.any():
             window = missing & (np.cumsum(missing, axis=1) <= AT_ONCE)
-            there = looks.get(going, some, window)
+            there = looks.get(going, pieces, window)
             missing &= ~there
             going &= (there == window).all(axis=1) & _any(missing)
         active = _any(missing)
         looks.pause(active)
-    waves = (pieces.shape[1] - count) / AT_ONCE
+    waves = (objects - pieces.shape[1]) / AT_ONCE
     looks.now = looks.now + waves * looks.sampler.draw("get", looks.shared, worst_of=float(AT_ONCE))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.channel.hybrid import NOTICE_BYTES
-from fsd_core.channel.kept import KEPT_ENTRY_BYTES, RECORD_BYTES
+from fsd_core.channel.kept import KEPT_BYTES, KEPT_ENTRY_BYTES, RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.latency import Latency, Table
 from fsd_core.partition import Parallel
@@ -202,8 +202,9 @@ def predict_each(
     tokens = flow.tokens.reshape(count, replicas)[:, 0]
     records, heard = recorded(whole, outline, shared, done, outputs, tokens, channel=channel, eager=eager, workers=shape.workers)
     output = float(around.output_bytes.sum()) * len(split.batches)
-    pieces = written_pieces(outputs, around.output_bytes > 0, len(split.batches), shape.data)
-    ended = collected(whole, begun, pieces, records, shape.workers, output)
+    writers = around.output_bytes > 0
+    pieces, objects = written_pieces(outputs, writers, len(split.batches), shape.data), int(writers.sum()) * len(split.batches)
+    ended = collected(whole, begun, pieces, objects, records, shape.workers, output)
     total = prepare + ended.answer
     launch, written = begun.ready.mean(axis=1), outputs.max(axis=(1, 2))
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
@@ -214,9 +215,10 @@ def predict_each(
     bytes_by_rank = _bytes_by_rank(split)
     kept = _queued_bytes(split, simulation) if recovery else np.zeros(shape.parts)
     if recovery:
-        # In its record a rank leaves what it kept, unless that is too much; the client reads no more than the beginning.
-        left = np.tile(np.where(kept <= RECORD_BYTES, kept, 0.0), shape.data)
-        around.counts.update(object_bytes_written=int(left.sum()), object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
+        # A rank writes what it kept: as objects, and the rest in its record, of which the client reads no more than the beginning.
+        shelved, left = _written(np.tile(kept, shape.data))
+        around.counts.update(object_puts=int(shelved.sum()), object_bytes_written=int(shape.data * kept.sum()))
+        around.counts.update(object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     scale = len(split.batches) / split.replica_batches  # the counts of a flow are those of one replica for all its micro-batches
     timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
     working_ranks = records.reshape(-1, shape.parts) - _of(begun.ready, shape, some)
@@ -305,6 +307,17 @@ def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
         queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
         sent += np.bincount(each.step.sources, queued, len(sent))
     return sent
+
+
+def _written(kept: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of ranks that kept so many bytes: how many objects they wrote, and the bytes in their records. See `fsd_core.channel.kept.Kept`.
+
+    Their functions have the memory for the whole budget.
+    """
+    objects = np.floor(kept / (KEPT_BYTES // 2))
+    left = kept - objects * (KEPT_BYTES // 2)
+    more = left > RECORD_BYTES
+    return objects + more, np.where(more, 0.0, left)
 
 
 def _bytes_by_rank(split: Split) -> NDArray[np.float64]:

@@ -57,10 +57,6 @@ class Sampler:
         self._shares = (table.hour_share, table.function_share) if table else (0.0, 0.0)
         self._own = float(np.sqrt(max(0.0, 1 - sum(self._shares))))
 
-    def uniform(self, *shape: int) -> Array:
-        """Numbers in [0, 1), (runs, *shape)."""
-        return self._random.random((self.runs, *shape))
-
     def client(self) -> Array:
         """What all requests of the client share, as standard deviations: (runs,)."""
         return self._shared(np.full(self.runs, -1), self._random.standard_normal(self.runs))

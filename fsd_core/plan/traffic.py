@@ -92,30 +92,21 @@ def of_partition(
             sent[number, source] = plan.sends(number, source)
         return sent[number, source][int(targets[pair])]
 
-    earlier: list[dict[tuple[int, int], tuple[int, int]]] = []  # of each step: the step before of a pair, and its number there
-    latest: dict[tuple[int, int], tuple[int, int]] = {}
+    earlier: list[NDArray[np.int64]] = []  # of each step, (2, pairs): the step before of a pair, -1 if there is none; its number there
+    latest = np.full((2, ranks * ranks), -1, np.int64)
     for step, (_, sources, targets, _) in enumerate(raw):
-        pairs = list(zip(sources.tolist(), targets.tolist(), strict=True))
-        earlier.append({pair: latest[pair] for pair in pairs if pair in latest})
-        latest |= {pair: (step, number) for number, pair in enumerate(pairs)}
+        pairs = sources.astype(np.int64) * ranks + targets
+        earlier.append(latest[:, pairs])
+        latest[:, pairs] = np.full(len(pairs), step), np.arange(len(pairs))
 
     def before(step: int, pair: int) -> tuple[int, NDArray[np.int32]] | None:
-        _, sources, targets, _ = raw[step]
-        found = earlier[step].get((int(sources[pair]), int(targets[pair])))
-        return found and (raw[found[0]][0], rows_of(*found))
+        found, number = earlier[step][:, pair].tolist()
+        return (raw[found][0], rows_of(found, number)) if found >= 0 else None
 
     counts = [rows.astype(np.float64) for *_, rows in raw]
     sizes = step_sizes(facts, [number for number, *_ in raw], counts, rows_of, before, encode_s)
     steps = tuple(
-        _step(
-            facts,
-            number,
-            sources,
-            targets,
-            some,
-            np.array([pair in known for pair in zip(sources.tolist(), targets.tolist(), strict=True)]),
-            each,
-        )
+        _step(facts, number, sources, targets, some, known[0] >= 0, each)
         for (number, sources, targets, _), some, known, each in zip(raw, counts, earlier, sizes, strict=True)
         if len(some)
     )

@@ -15,7 +15,7 @@ _END = b"\n"  # JSON has no line break
 
 
 def join(record: bytes, kept: bytes | None) -> bytes:
-    """The content of the object: ``record``, then the payloads that the worker ``kept``, as `Kept.pack` made them."""
+    """The content of the object: ``record``, then the payloads that the worker ``kept``, as `Kept.end` made them."""
     return record + _END + kept if kept else record
 
 

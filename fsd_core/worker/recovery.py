@@ -26,6 +26,7 @@ __all__ = ["Recovery"]
 
 log = logging.getLogger(__name__)
 STARTS = 3.0  # another rank may take this many times as long to start as this rank, before this rank calls it slow
+READERS = 4  # records that are read at once: with the objects of a rank that has ended, each may need 50 MB
 ASKS = 2  # requests to a source that has ended, in one step, before the rank fails because the source left no payload in its record
 
 
@@ -51,6 +52,7 @@ class Recovery:
         self._slow: set[tuple[int, int]] = set()  # the ranks that a rank has called slow, with their incarnations
         self._layer: int | None = None  # the layer in which this worker is
         self._taken: set[int] = set()  # sources whose records were read
+        self._reading: set[int] = set()  # sources whose records are read now, or are looked for
         self._asked = (0, 0)  # a step, and how often this rank asked in it
         self.behind_s = 0.0  # seconds from the entry ``_lost`` until this incarnation reached the layer that the entry names
 
@@ -100,7 +102,9 @@ class Recovery:
         self._asked = (step, self._asked[1] + 1 if self._asked[0] == step else 1)
         self._say_hello(step, sources)
         self._read_records(sources)
-        gone = sorted(self._taken.intersection(sources))
+        assert self._channel is not None
+        taken = set(self._taken)  # before the question what is missing: a record may have been read meanwhile
+        gone = sorted(taken.intersection(self._channel.mailbox.missing(step)))
         if gone and self._asked[1] >= ASKS and self._incarnation:  # else a message may only be late
             why = self._lost.reason if self._lost else "for an unknown reason"
             reason = f"this rank was lost ({why}), and rank {gone[0]} has ended without keeping its payloads: the budget is exceeded"
@@ -144,10 +148,18 @@ class Recovery:
         self._channel.say(hello, ranks)
 
     def _read_records(self, sources: Collection[int]) -> None:
-        """Start to read the records of those ``sources`` that have ended."""
+        """Start to read the records of those ``sources`` that have ended, `READERS` at once."""
+        if new := [source for source in sources if source not in self._taken and source not in self._reading]:
+            self._reading.update(new)
+            for first in range(min(READERS, len(new))):
+                self._pool.submit(self._read_each, new[first::READERS])
+
+    def _read_each(self, sources: Sequence[int]) -> None:
         for source in sources:
-            if source not in self._taken:
-                self._pool.submit(self._read_record, source)
+            try:
+                self._read_record(source)
+            finally:
+                self._reading.discard(source)
 
     def _read_record(self, source: int) -> None:
         assert self._channel is not None

@@ -175,16 +175,18 @@ def own(found: type[E], tell: Callable[[str], None] = lambda text: None) -> Iter
     found.install(tell)
     home = Path(tempfile.mkdtemp(prefix=f"fsd-{found.name}-"))
     tell(f"starting {found.name}")
-    with _guarded(found, home) as emulator:
-        try:
-            with interrupt.contained(), pointed(emulator.env, found.clears):
-                yield emulator
-        finally:
+    try:
+        with _guarded(found, home) as emulator:
             try:
-                emulator.stop()
-            except Exception as error:  # no error here: the block's result is valid, and the guard ends the servers
-                tell(f"{found.name} did not stop by itself: {type(error).__name__}: {error}")
-            shutil.rmtree(home, ignore_errors=True)
+                with interrupt.contained(), pointed(emulator.env, found.clears):
+                    yield emulator
+            finally:
+                try:
+                    emulator.stop()
+                except Exception as error:  # no error here: the block's result is valid, and the guard ends the servers
+                    tell(f"{found.name} did not stop by itself: {type(error).__name__}: {error}")
+    finally:  # also if it did not start
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @contextlib.contextmanager
