@@ -221,7 +221,8 @@ def main() -> None:
     options = parser.parse_args()
     until = time.monotonic() + (60 * options.minutes if options.minutes is not None else 1e9)
     # Runs make no prediction of their own: it would take processor time from the next one.
-    Expectation._predicted = lambda *_: {"seconds": {}, "parts": {}, "meter": {}, "usd": None, "kept": []}  # type: ignore[method-assign]
+    empty = {"seconds": {}, "parts": {}, "meter": {}, "usd": None, "kept": [], "live": None}  # a run adds how long it lasted
+    Expectation._predicted = lambda *_: dict(empty)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, where(options.provider, options.emulator) as (used, _):
         used["settings"] = {"root": f"{folder}/local"} if options.provider == "local" else used["settings"]
         kept = Kept(options.kept)

@@ -357,7 +357,7 @@ KILLED = News(kind="lost", rank=1, incarnation=0, reason="killed")
 
 
 def test_a_second_function_starts_beside_the_first(client: Client) -> None:
-    """Nobody is told: with queues, its hello ends the first one."""
+    """The client sends no entry: with queues, the hello of the second function ends the first one."""
     client.look(slow(1, by=0, layer=3))
     client.look()
     assert (client.spawner.started, client.told) == ([(1, 1)], [])
