@@ -3,7 +3,7 @@
 from fsd_core.channel.channel import Aborted, Channel, ChannelConfig, RankIdentity, Superseded, describe, explain
 from fsd_core.channel.frames import new_key
 from fsd_core.channel.hybrid import HybridChannel
-from fsd_core.channel.kept import SHELF_BYTES, Shelf, kept_budget
+from fsd_core.channel.kept import SHELF_BYTES, Shelf, held_bytes, kept_budget
 from fsd_core.channel.limits import SLOWEST_FACTOR, Patience, StallLimit
 from fsd_core.channel.news import INCARNATIONS, News, NewsList
 from fsd_core.channel.objects import ObjectChannel
@@ -30,6 +30,7 @@ __all__ = [
     "Superseded",
     "describe",
     "explain",
+    "held_bytes",
     "kept_budget",
     "new_key",
 ]

@@ -10,7 +10,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from io import BytesIO
 
 import attrs
 
@@ -20,7 +20,7 @@ from fsd_core.errors import RunFailed
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
 
-__all__ = ["KEPT_BYTES", "KEPT_ENTRY_BYTES", "RECORD_BYTES", "SHELF_BYTES", "Kept", "Sent", "Shelf", "kept_budget"]
+__all__ = ["KEPT_BYTES", "KEPT_ENTRY_BYTES", "RECORD_BYTES", "SHELF_BYTES", "Kept", "Sent", "Shelf", "held_bytes", "kept_budget"]
 
 KEPT_BYTES = 64 << 20  # the budget of a rank, if its function has the memory
 SHELF_BYTES = 8 << 20  # with a smaller budget, a rank puts nothing into the store: that would take many requests
@@ -37,6 +37,14 @@ def kept_budget(memory_bytes: int | None, predicted_bytes: int) -> int:
     ``memory_bytes``: the memory of the function; `None`: no limit. ``predicted_bytes``: the memory that the worker needs for itself.
     """
     return KEPT_BYTES if memory_bytes is None else max(0, min(KEPT_BYTES, memory_bytes - predicted_bytes))
+
+
+def held_bytes(sent_bytes: int, budget: int) -> int:
+    """How many bytes a rank has in memory at most, of ``sent_bytes`` that it sends through queues.
+
+    While one half of the budget is on its way to the store, the other half fills. How far depends on the store: this counts half of it.
+    """
+    return min(sent_bytes, budget if budget < SHELF_BYTES else budget // 4 * 3)
 
 
 @attrs.frozen
@@ -79,13 +87,13 @@ class Kept:
 
     def __init__(self, budget: int, shelf: Shelf | None = None) -> None:
         self._budget = budget
-        self._held = 0  # bytes in memory, without those that are on their way to the shelf
-        self._total = 0  # all bytes that are kept
-        self._sent: list[Sent] | None = [] if budget > 0 else None
+        self._sent: _Packed | None = _Packed() if budget > 0 else None
+        self._peak = 0
         self._shelf = shelf if budget >= SHELF_BYTES else None
         self._shelved: list[dict[int, int]] = []  # of each object on the shelf: by target, the last step of a payload
         self._putter: ThreadPoolExecutor | None = None
         self._putting: Future[None] | None = None  # the newest of these objects
+        self._away = 0  # the bytes of its payloads
         self._lock = threading.Lock()
 
     def add(self, sent: Sent) -> None:
@@ -93,31 +101,30 @@ class Kept:
         with self._lock:
             if self._sent is None:
                 return
-            self._held += len(sent.body)
-            self._total += len(sent.body)
-            self._sent.append(sent)
-            if self._shelf is not None and self._held > self._budget // 2:
-                self._put(self._shelf, self._sent)
-            elif self._held > self._budget:  # a new incarnation needs all that was sent to it
-                self._sent, self._total = None, 0
+            if self._shelf is None:
+                if self._sent.bytes + len(sent.body) > self._budget:  # a new incarnation needs all that was sent to it
+                    self._sent, self._peak = None, 0
+                    return
+            elif self._sent.bytes and self._sent.bytes + len(sent.body) > self._budget // 2:
+                self._put(self._shelf)
+            self._sent.add(sent)
+            away = self._away if self._putting is not None and not self._putting.done() else 0
+            self._peak = max(self._peak, away + self._sent.bytes)
 
     @property
     def peak_bytes(self) -> int:
-        """The most bytes that were in memory at once; 0 if nothing is kept any more."""
-        return min(self._budget, self._total)
+        """The most bytes of payloads that were in memory at once; 0 if nothing is kept any more."""
+        return self._peak
 
-    def _put(self, shelf: Shelf, sent: list[Sent]) -> None:
-        """Begin to put ``sent`` on the shelf, once what is on its way there has arrived."""
+    def _put(self, shelf: Shelf) -> None:
+        """Begin to put what is in memory on the shelf, once what is on its way there has arrived."""
+        assert self._sent is not None
         self._arrived()
         if self._putter is None:  # not the pool of the channel: its threads may all be here, and wait
             self._putter = ThreadPoolExecutor(1, thread_name_prefix="shelf")
-        self._putting = self._putter.submit(partial(shelf.put, len(self._shelved), _packed(sent)))
-        last: dict[int, int] = {}
-        for each in sent:
-            last[each.target] = max(each.step, last.get(each.target, 0))
-        self._shelved.append(last)
-        self._held = 0
-        sent.clear()
+        self._putting = self._putter.submit(shelf.put, len(self._shelved), self._sent.content)
+        self._shelved.append(self._sent.last)
+        self._sent, self._away = _Packed(), self._sent.bytes
 
     def _arrived(self) -> None:
         if self._putting is not None:
@@ -131,13 +138,13 @@ class Kept:
             shelved = [number for number, steps in enumerate(self._shelved) if steps.get(target, -1) >= step]
             if shelved:
                 self._arrived()
-            last = [each for each in self._sent if each.target == target and each.step >= step]
+            last = self._sent.content if self._sent.last.get(target, -1) >= step else b""
 
         def parts() -> Iterator[list[Sent]]:
             for number in shelved:
                 assert self._shelf is not None
                 yield [each for each in unpack(self._shelf.get(number), target) if each.step >= step]
-            yield last
+            yield [each for each in unpack(last, target) if each.step >= step]
 
         return parts()
 
@@ -149,21 +156,33 @@ class Kept:
         with self._lock:
             if self._sent is None:
                 return None
-            if self._held > min(RECORD_BYTES, self._budget // RECORD_PART):
+            if self._sent.bytes > min(RECORD_BYTES, self._budget // RECORD_PART):
                 if self._shelf is None:
                     return None
-                self._put(self._shelf, self._sent)
+                self._put(self._shelf)
             self._arrived()
-            return len(self._shelved), _packed(self._sent)
+            return len(self._shelved), self._sent.content
 
 
-def _packed(sent: list[Sent]) -> bytes:
-    """What `unpack` reads."""
-    parts = []
-    for each in sent:
-        head = _ENTRY.pack(each.target, each.step, each.kind, len(each.body))
-        parts += [head, _CRC.pack(zlib.crc32(each.body, zlib.crc32(head))), each.body]
-    return b"".join(parts)
+class _Packed:
+    """Payloads in one buffer, in the form that `unpack` decodes: so their object in the store needs no memory beside them."""
+
+    def __init__(self) -> None:
+        self.bytes = 0  # of the payloads
+        self.last: dict[int, int] = {}  # by target, the last step of a payload
+        self._buffer = BytesIO()
+
+    def add(self, sent: Sent) -> None:
+        head = _ENTRY.pack(sent.target, sent.step, sent.kind, len(sent.body))
+        self._buffer.write(head + _CRC.pack(zlib.crc32(sent.body, zlib.crc32(head))))
+        self._buffer.write(sent.body)
+        self.bytes += len(sent.body)
+        self.last[sent.target] = max(sent.step, self.last.get(sent.target, 0))
+
+    @property
+    def content(self) -> bytes:
+        """What `unpack` decodes. Not a copy, as long as no payload is added."""
+        return self._buffer.getvalue()
 
 
 def unpack(data: bytes, target: int) -> Iterator[Sent]:
@@ -172,16 +191,16 @@ def unpack(data: bytes, target: int) -> Iterator[Sent]:
     Raises `RunFailed` (`Code.INVALID`) if ``data`` is damaged.
     """
     damaged = RunFailed(Code.INVALID, "the payloads that a rank kept are damaged: expected whole payloads with their checksums")
-    at = 0
+    at, view = 0, memoryview(data)
     while at < len(data):
-        head, start = data[at : at + _ENTRY.size], at + _ENTRY.size + _CRC.size
+        head, start = view[at : at + _ENTRY.size], at + _ENTRY.size + _CRC.size
         if start > len(data):
             raise damaged
         to, step, kind, length = _ENTRY.unpack(head)
-        body = data[start : start + length]
+        body = view[start : start + length]
         crc = _CRC.unpack_from(data, at + _ENTRY.size)[0]
         if len(body) != length or zlib.crc32(body, zlib.crc32(head)) != crc or kind not in Kind._value2member_map_:
             raise damaged
         at = start + length
         if to == target:
-            yield Sent(to, step, Kind(kind), body)
+            yield Sent(to, step, Kind(kind), bytes(body))

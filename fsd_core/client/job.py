@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from fsd_core.channel import SHELF_BYTES, kept_budget, new_key
+from fsd_core.channel import SHELF_BYTES, held_bytes, kept_budget, new_key
 from fsd_core.client import collect, history, memory, stage
 from fsd_core.client.cleanup import Cleanup
 from fsd_core.client.expected import Expectation
@@ -365,7 +365,7 @@ class _Run:
         job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
         found = job.expectation.found(self.batches, self.staged)
-        kept = [min(self.kept_bytes, size) for size in found.pop("kept")] if found else []
+        kept = [held_bytes(size, self.kept_bytes) for size in found.pop("kept")] if found else []
         limits, parallel = self.invoker.limits, work.parallel
         needs = work.needs(self.batches, limits, found.pop("live") if found else None)
         result = work.result(

@@ -34,7 +34,7 @@ SAMPLED_NONZEROS = 400_000  # weights that `layer_sizes` looks at to learn how m
 ROW_BYTES = 16  # of a row in the kernel's form: bias, number, place and height
 LAYER_BYTES = 4096  # of a layer ready to multiply: its objects
 CODED = 2.5  # arrays of the size of what is encoded or decoded that the codec has at once
-HEAP_BYTES = 6 << 20  # of the activations that were freed stay in the process, as measured
+HEAP_BYTES = 4 << 20  # of the activations that were freed stay in the process, as measured
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from typing import Any
 from fsd_core.common.sealed import unseal
 from fsd_core.storage.store import Store
 
-__all__ = ["HEAD_BYTES", "find", "join", "kept"]
+__all__ = ["HEAD_BYTES", "find", "join", "kept", "size"]
 
 HEAD_BYTES = 16 << 10  # more than the records of almost all workers; the kept payloads may be much larger
 LONG_BYTES = 1 << 20  # more than the record of a worker that keeps debug lines
@@ -17,6 +17,11 @@ _END = b"\n"  # JSON has no line break
 def join(record: bytes, kept: bytes | None) -> bytes:
     """The content of the object: ``record``, then the payloads that the worker ``kept``, as `Kept.end` made them."""
     return record + _END + kept if kept else record
+
+
+def size(record: bytes, kept: bytes | None) -> int:
+    """The length of what `join` returns."""
+    return len(record) + (len(_END) + len(kept) if kept else 0)
 
 
 def find(store: Store, key: str) -> dict[str, Any] | None:

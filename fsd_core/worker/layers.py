@@ -19,6 +19,7 @@ from fsd_core.errors import DamagedContent
 from fsd_core.kernel import Block, Fused, Weights, forward, stacked, union
 from fsd_core.protocol.shard import LayerShard, ShardReader
 from fsd_core.worker.loop import Loop
+from fsd_core.worker.memory import give_back
 from fsd_core.worker.payloads import Payloads
 
 __all__ = ["LayerLoop"]
@@ -63,7 +64,10 @@ class LayerLoop(Loop):
             del some, first, layer  # the next layers are read now, and the memory may be too small for both
         if self.channel is not None and self.config.pipeline > 1:
             self.channel.batch_ended(time.monotonic() - began)
-        return encode(block) if self.rank % self.config.parts in self.config.last else b""
+        if self.rank % self.config.parts not in self.config.last:
+            return b""
+        give_back()  # what is left of the weights: the codec needs several arrays as large as the output
+        return encode(block)
 
     def _layers(self, some: Sequence[LayerShard], block: Block, step: int) -> Block:
         """Compute a stretch of layers. For the first one: send, multiply the local rows, receive, add the product of the received rows."""

@@ -7,7 +7,7 @@ import resource
 import sys
 from contextlib import suppress
 
-__all__ = ["begin", "peak_bytes"]
+__all__ = ["begin", "give_back", "peak_bytes"]
 
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of mallopt(3)
 _MAPPED_BYTES = 4 << 20  # smaller arrays stay in the heap: a mapping for each array of 2 MB makes computing a third slower
@@ -29,6 +29,12 @@ def begin() -> None:
     # If the system does not allow this, a warm function keeps the peak of its earlier launches. proc(5): 5 resets the peak.
     with suppress(OSError), open("/proc/self/clear_refs", "wb", buffering=0) as file:
         file.write(b"5")
+
+
+def give_back() -> None:
+    """Return the free memory of the heap to the system, before an array that is too large for the heap's gaps. Takes a few milliseconds."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_bytes() -> int:

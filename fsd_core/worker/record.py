@@ -45,8 +45,9 @@ def make(
     fields |= {"incarnation": incarnation, "behind_s": behind_s, "kept_bytes": kept_bytes, "left": left is not None, "shelved": shelved}
     counts = dict(meter)
     counts["object_puts"] += 1
-    body = b""
-    while counts["object_bytes_written"] != meter["object_bytes_written"] + len(body) or not body:  # its length is part of its content
-        counts["object_bytes_written"] = meter["object_bytes_written"] + len(body)
-        body = records.join(seal(fields | {"meter": counts, "meter_layers": dict(layers_meter)}), left)
-    return body
+    body, size = b"", 0
+    while counts["object_bytes_written"] != meter["object_bytes_written"] + size or not body:  # its length is part of its content
+        counts["object_bytes_written"] = meter["object_bytes_written"] + size
+        body = seal(fields | {"meter": counts, "meter_layers": dict(layers_meter)})
+        size = records.size(body, left)
+    return records.join(body, left)
