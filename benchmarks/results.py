@@ -49,7 +49,8 @@ def main() -> None:
         more = ["--data", str(options.data)] if with_data and options.data else []
         ran = subprocess.run([sys.executable, str(HERE / command[0]), *command[1:], *more], stdout=subprocess.PIPE, text=True, check=False)
         print(ran.stdout, flush=True)
-        texts[title] = f"`{shown}` on {time.strftime('%Y-%m-%d')}, {machine()}:\n\n```\n{ran.stdout.strip()}\n```\n"
+        ended = f" (exit code {ran.returncode})" if ran.returncode else ""
+        texts[title] = f"`{shown}`{ended} on {time.strftime('%Y-%m-%d')}, {machine()}:\n\n```\n{ran.stdout.strip()}\n```\n"
         failed = ran.returncode or failed
         parts = [f"## {title}\n\n{texts[title]}" for title, *_ in SECTIONS.values() if title in texts]
         PAGE.write_text("\n".join([HEAD, *parts]), encoding="utf-8")
