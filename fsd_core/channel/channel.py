@@ -164,6 +164,7 @@ class Channel(abc.ABC):
         self.stall_limit = stall_limit
         self.retry.stall_s = lambda: stall_limit.seconds
         self.look = config.look
+        self.begins: Callable[[int], None] = lambda step: None  # called with each step in which this rank begins to wait
         self.kept = Kept(config.kept_bytes, config.shelf)
         self.incarnations: dict[int, int] = {}  # by rank: its newest incarnation; without an entry 0
         self._ask_again = config.ask
@@ -199,6 +200,7 @@ class Channel(abc.ABC):
         raises the error of a background request.
         """
         self.prepare(step)
+        self.begins(step)
         heard_at, ask_s = time.monotonic(), ASK_S
         if self.slow is not None:
             self.slow.begins(heard_at - self._step_began)
