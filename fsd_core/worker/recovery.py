@@ -31,7 +31,7 @@ class Recovery:
     """The recovery of one incarnation of a rank. ``pool`` reads records. If ``on`` is false, the run does not replace lost ranks.
 
     ``beside``: a newer incarnation may work at the same time as this one, because they share no queue. Then this incarnation stops for a
-    newer one only if it was reported dead, not if it was called slow.
+    newer one only if one of them was reported dead, not if it was called slow.
     """
 
     def __init__(self, store: Store, keys: RunKeys, rank: int, incarnation: int, pool: Executor) -> None:
@@ -62,7 +62,9 @@ class Recovery:
             if mine and news.newest > self._incarnation:
                 if self.beside and news.kind != "lost":
                     continue
-                raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has replaced this worker", rank=self._rank)
+                if self.beside or news.replaces(self._incarnation):
+                    why = f"incarnation {news.newest} of this rank has replaced this worker"
+                    raise Superseded(Code.PRECONDITION, why, rank=self._rank)
             if news.kind == "slow":
                 self._slow.add((news.rank, news.incarnation))
             if mine and news.kind in ("lost", "slow") and news.incarnation == self._incarnation - 1:
@@ -161,5 +163,6 @@ class Recovery:
         if isinstance(error, Superseded | Aborted) or not self.on:
             return isinstance(error, Superseded)
         with suppress(FsdError):
-            return any(news.rank == self._rank and news.newest > self._incarnation for news in NewsList(store, self._keys).read())
+            mine = [news for news in NewsList(store, self._keys).read() if news.rank == self._rank]
+            return any(news.newest > self._incarnation if self.beside else news.replaces(self._incarnation) for news in mine)
         return False
