@@ -45,7 +45,7 @@ class Restarts:
         self._first = first
         self._tell = tell
         self._stragglers = stragglers
-        self._works: dict[int, set[int]] = {}  # by rank: the incarnations that may be at work, without an entry 0
+        self._works: dict[int, set[int]] = {}  # by rank: the incarnations that may be at work; incarnation 0 without an entry
         self._died: dict[int, News] = {}  # by rank: the last death of one of these
         self._newest: dict[int, int] = {}
         self._restarts: list[_Restart] = []
