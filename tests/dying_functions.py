@@ -1,9 +1,9 @@
 """Functions that die at a place of a test's choice. The host runs this module instead of `fsd_core.worker`: the same worker with traps.
 
 The environment variable ``FSD_TEST_TRAP`` holds JSON: ``rank`` and ``at`` (one of `PLACES`): signal 9 kills that rank there, or with
-``raises`` an error of this text is raised there; with ``first`` only in first incarnations. ``lines``: seconds until a worker first writes
-what it said. ``quiet``: nobody reports that a function died. ``lease``: seconds between renewals of the lease, and seconds that a lease
-lasts.
+``raises`` an error of this text is raised there; with ``first`` only in first incarnations, with ``later`` only in the others. ``lines``:
+seconds until a worker first writes what it said. ``quiet``: nobody reports that a function died. ``lease``: seconds between renewals of the
+lease, and seconds that a lease lasts.
 
 In an emulator of a cloud the warm parent of all functions calls `preload`. The order is then in the file that ``FSD_TEST_TRAP_FILE``
 names, and each function reads it anew. It may hold more: ``launches``: only that many launches of the rank die; ``object`` and
@@ -76,7 +76,8 @@ def _trapped(method: Callable[..., Any], place: str, rank: int, raises: str | No
 
 def handle(payload: bytes, provider: Provider, *, nonce: str, note: Callable[[int], None]) -> int:
     order = json.loads(os.environ[TRAP])
-    if "at" in order and not (order.get("first") and json.loads(payload)["incarnation"]):
+    later = json.loads(payload)["incarnation"] > 0
+    if "at" in order and not (order.get("first") and later) and not (order.get("later") and not later):
         owner, name = PLACES[order["at"]]
         setattr(owner, name, _trapped(getattr(owner, name), order["at"], order["rank"], order.get("raises")))
     if "lines" in order:

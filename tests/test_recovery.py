@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,132 @@ def test_a_new_incarnation_gets_what_its_sources_put_into_the_store(make: Make, 
         sources[0].heed(hello(0, 1))
         for step in range(4):
             assert sorted(channel.receive(step)) == [(rank, b"%d" % step * 30) for rank in (1, 2)]
+
+
+class AtOnce(Executor):
+    """A pool that does each task before it returns from `submit`."""
+
+    def submit(self, task: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(task(*arguments, **options))
+        return done
+
+
+Ended = Callable[..., None]
+
+
+@pytest.fixture
+def left(store: Store, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """A function that ends a rank after it has sent 20 bytes to each pair of a target and a step: three payloads fill an object."""
+    monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 100)
+
+    def left(rank: int, sent: Sequence[tuple[int, int]], incarnation: int = 0) -> None:
+        kept = Kept(100, Shelf(store, KEYS, rank, incarnation))
+        for target, step in sent:
+            kept.add(Sent(target, step, Kind.PAYLOAD, b"%d%d" % (rank, step) * 10))
+        shelved, rest = ended(kept)
+        store.put(KEYS.record(rank), records.join(seal({"rank": rank, "incarnation": incarnation, "shelved": shelved}), rest))
+
+    return left
+
+
+def read(driver: Ends) -> list[str]:
+    """What was read of that which the sources left, since the last call: the numbers of objects, and the records."""
+    found = [key.removeprefix(KEYS.prefix) for key in driver.got]
+    driver.got = []
+    return [key.rpartition("/")[2] if key.startswith("kept") else key for key in found if key.startswith(("kept", "record"))]
+
+
+@pytest.fixture
+def counting(store: Store) -> Ends:
+    driver = store.driver = Ends(store.driver)
+    return driver
+
+
+def begin(store: Store, channel: QueueChannel, sources: Sequence[int], pool: Executor | None = None) -> Recovery:
+    some = Recovery(store, KEYS, 0, channel.me.incarnation, pool or AtOnce())  # type: ignore[arg-type]
+    some.on = True
+    some.begin(channel, 3, sources)
+    return some
+
+
+def test_a_new_incarnation_reads_what_a_source_left_as_it_gets_on(make: Make, store: Store, left: Ended, counting: Ends) -> None:
+    """So its memory holds one object of a source and not all of them. It reads the next one before it has to wait."""
+    left(1, [(0, step) for step in range(7)])
+    channel = make(0, {step: [1] for step in range(7)}, 1)
+    counting.got = []
+    some = begin(store, channel, [1])
+    assert read(counting) == ["record/1", "0"]
+    found = []
+    for step in range(7):
+        assert list(channel.receive(step)) == [(1, b"1%d" % step * 10)]
+        found.append(read(counting))
+        some.ask(step, [1])  # questions read nothing more
+        assert read(counting) == []
+    assert found == [[], [], ["1"], [], [], ["record/1"], []]
+
+
+def test_objects_without_a_payload_for_a_rank_do_not_stop_it(make: Make, store: Store, left: Ended, counting: Ends) -> None:
+    left(1, [(0, 0), *((2, step) for step in range(8)), (0, 9), (0, 10)])
+    channel = make(0, {step: [1] for step in (0, 9, 10)}, 1)
+    counting.got = []
+    begin(store, channel, [1])
+    assert read(counting) == ["record/1", "0"]
+    assert list(channel.receive(0)) == [(1, b"10" * 10)]
+    assert read(counting) == ["1", "2", "3"]
+    assert [list(channel.receive(step)) for step in (9, 10)] == [[(1, b"19" * 10)], [(1, b"110" * 10)]]
+
+
+def test_a_payload_that_lies_behind_those_of_later_steps_is_found(make: Make, store: Store, left: Ended) -> None:
+    """As the notices of the hybrid channel may."""
+    left(1, [(0, step) for step in (0, 2, 3, 4, 1, 5, 6)])
+    channel = make(0, {step: [1] for step in range(7)}, 1)
+    begin(store, channel, [1])
+    assert [list(channel.receive(step)) for step in range(7)] == [[(1, b"1%d" % step * 10)] for step in range(7)]
+
+
+def test_reads_of_what_was_left_wait_in_no_thread(make: Make, store: Store, left: Ended) -> None:
+    """One thread is enough for many sources, and is free between the reads."""
+    sources = range(1, 7)
+    for source in sources:
+        left(source, [(0, step) for step in range(7)])
+    channel = make(0, {step: list(sources) for step in range(7)}, 1)
+    with ThreadPoolExecutor(1) as pool:
+        begin(store, channel, sources, pool)
+        for step in range(7):
+            assert sorted(channel.receive(step)) == [(source, b"%d%d" % (source, step) * 10) for source in sources]
+            assert pool.submit(int).result(60) == 0
+
+
+def test_a_second_function_of_a_source_may_end_while_the_first_ones_payloads_are_read(make: Make, store: Store, left: Ended) -> None:
+    left(1, [(0, step) for step in range(7)])
+    channel = make(0, {step: [1] for step in range(7)}, 1)
+    begin(store, channel, [1])
+    left(1, [(0, step) for step in range(1, 7)], 1)  # which puts other payloads into its objects
+    assert [list(channel.receive(step)) for step in range(7)] == [[(1, b"1%d" % step * 10)] for step in range(7)]
+
+
+def test_a_damaged_object_that_is_read_late_ends_the_run(make: Make, store: Store, left: Ended) -> None:
+    left(1, [(0, step) for step in range(7)])
+    channel = make(0, {step: [1] for step in range(7)}, 1)
+    begin(store, channel, [1])
+    store.put(KEYS.kept(1, 0, 1), b"x")
+    with pytest.raises(RunFailed, match=r"the payloads that rank 1 left cannot be read: .*a rank kept are damaged"):
+        [list(channel.receive(step)) for step in range(7)]
+
+
+def test_a_read_that_fails_for_another_reason_ends_the_run(make: Make, store: Store, left: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the rank would wait until the stall limit."""
+    left(1, [(0, 0)])
+
+    def full(data: bytes, target: int) -> Iterator[Sent]:
+        raise MemoryError
+
+    monkeypatch.setattr("fsd_core.worker.left.unpack", full)
+    channel = make(0, {0: [1]}, 1)
+    begin(store, channel, [1])
+    with pytest.raises(RunFailed, match="receiving failed: MemoryError"):
+        list(channel.receive(0))
 
 
 def test_a_thread_that_awaits_sendings_leaves_their_errors_to_the_rank(make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import threading
@@ -192,3 +193,35 @@ def test_a_launch_that_is_refused_later_is_repeated_within_limits(
     with pytest.raises(RunFailed, match=f"did not start: the platform reports {code.name}: no function is free") as caught:
         [spawner.check() for _ in range(14)]
     assert (caught.value.code, caught.value.rank) == (code, 0)
+
+
+class RefusesEachOnce(AroundInvoker):
+    """A platform that accepts all launches, and refuses the first one of each rank later."""
+
+    def __init__(self, inner: InvokeDriver, code: Code) -> None:
+        super().__init__(inner)
+        self.code = code
+
+    def invoke(self, function: str, payload: bytes) -> Launch:
+        return Accepted() if json.loads(payload)["attempt"] else Refused(self.code)
+
+
+@pytest.mark.parametrize(("code", "checks"), [(Code.UNAVAILABLE, 1), (Code.THROTTLED, 2)])
+def test_many_launches_that_were_refused_are_repeated_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Code, checks: int
+) -> None:
+    """One after the other, the pauses of hundreds of ranks would take long, and meanwhile the launcher notices nothing else.
+
+    A platform without a free function gets a part of them at each check.
+    """
+    resources = PROVIDER.provisioner({"root": str(tmp_path)}).ensure("app", 1, 1)
+    retry, together = Retry(time.time() + 600, Meter()), threading.Barrier(spawn.THREADS)
+    monkeypatch.setattr(retry, "pause", lambda attempt: together.wait(20) >= 0)
+    store = Store(PROVIDER.objects(resources), retry)
+    spawner = Spawner(RefusesEachOnce(LocalInvoker(resources), code), store, retry, RunKeys("aa"), list[Failure]().append)
+    ranks = 2 * spawn.THREADS
+    spawner.start(LaunchPayload("app", 0, 1, "aa", rank, 0, time.time() + 60) for rank in range(ranks))
+    for check in range(1, checks + 1):
+        assert not spawner.check()
+        assert sorted(child.payload.rank for child in spawner._waiting) == list(range(ranks))
+        assert sum(child.payload.attempt for child in spawner._waiting) == ranks * check // checks

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +18,10 @@ import attrs
 import numpy as np
 import pytest
 
+import fsd_core.client.apps
 import fsd_core.client.follow
 import fsd_core.client.job
+from dying_functions import TRAP, DyingProvider
 from fsd_core import Result, run
 from fsd_core.channel import (
     ChannelConfig,
@@ -50,6 +56,7 @@ from fsd_core.storage.store import Store
 from fsd_core.worker.recovery import Recovery
 from fsd_local import PROVIDER
 from test_launch import CONFIG
+from waiting import claims
 
 RUN = "0b" * 8
 KEYS = RunKeys(RUN)
@@ -396,6 +403,69 @@ def test_a_slow_rank_goes_on_where_the_platform_refuses_its_second_function_late
     assert [(each["rank"], each["reason"]) for each in client.restarts.recovered([])] == [(1, "killed")]
 
 
+def second_dies(client: Client, *numbers: int) -> None:
+    """Rank 1 is slow, and its later functions die before they say hello."""
+    client.look(slow(1, by=0, incarnation=numbers[0] - 1, layer=3))
+    for number in numbers:
+        client.look(attrs.evolve(KILLED, incarnation=number))
+
+
+@pytest.mark.parametrize("client", ["queue"], indirect=True)
+def test_a_slow_rank_goes_on_if_its_later_functions_die_before_they_take_its_place(client: Client) -> None:
+    """The client tells nobody of their deaths, and starts no fourth function. The slow one may end its work."""
+    second_dies(client, 1, 2)
+    assert (client.spawner.started, client.told, client.restarts.recovered([])) == ([(1, 1), (1, 2)], [], [])
+    client.look(slow(1, by=2), attrs.evolve(KILLED, incarnation=2))  # two reports of one death
+    assert client.restarts.left_over([], [{"rank": 1, "incarnation": 0}]) is None
+    assert client.restarts.left_over([1]) is not None
+    with pytest.raises(RunFailed, match=r"killed \(3 functions of this rank were lost\)"):
+        client.look(KILLED)
+    assert client.spawner.started == [(1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("client", ["queue"], indirect=True)
+def test_the_second_incarnation_goes_on_if_the_last_one_dies_before_it_takes_its_place(client: Client, store: Store) -> None:
+    store.put(KEYS.claim(1, 1), b"")
+    client.look(KILLED, News(kind="hello", rank=1, incarnation=1))
+    second_dies(client, 2)
+    assert client.spawner.started == [(1, 1), (1, 2)]
+    assert [each["reason"] for each in client.restarts.recovered([])] == ["killed"]
+    client.look(News(kind="hello", rank=1, incarnation=1, step=4))  # it asks again
+    assert client.restarts.left_over([], [{"rank": 1, "incarnation": 1}]) is None
+    with pytest.raises(RunFailed, match="3 functions"):
+        client.look(attrs.evolve(KILLED, incarnation=1))
+
+
+@pytest.mark.parametrize("client", ["queue"], indirect=True)
+def test_the_last_function_that_took_the_place_of_a_slow_one_may_not_die(client: Client) -> None:
+    second_dies(client, 1)
+    client.look(News(kind="hello", rank=1, incarnation=2))
+    assert [each["reason"] for each in client.restarts.recovered([])] == ["slow", "killed"]
+    with pytest.raises(RunFailed, match="3 functions"):
+        client.look(attrs.evolve(KILLED, incarnation=2))
+
+
+@pytest.mark.parametrize("client", ["queue"], indirect=True)
+def test_a_slow_rank_whose_second_function_died_is_replaced_once_it_dies(client: Client) -> None:
+    """By an incarnation that has no claim yet."""
+    second_dies(client, 1)
+    client.spawner.refused = [attrs.evolve(client.first, rank=1, incarnation=2)]
+    client.look()
+    assert client.restarts.recovered([]) == []
+    client.look(KILLED)
+    assert client.spawner.started == [(1, 1), (1, 2), (1, 2)]
+    assert [each["reason"] for each in client.restarts.recovered([])] == ["killed"]
+    client.look(News(kind="hello", rank=1, incarnation=2), KILLED)
+    assert client.restarts.left_over([], [{"rank": 1, "incarnation": 2}]) is None
+
+
+@pytest.mark.parametrize("client", ["queue"], indirect=True)
+def test_a_second_function_that_dies_after_the_answer_costs_no_answer(client: Client) -> None:
+    client.look(slow(1, by=0))
+    client.look(attrs.evolve(KILLED, incarnation=1), answered=True)
+    assert client.spawner.started == [(1, 1)]
+
+
 class Alone:
     """Rank 0 of a run of three, whose others have ended. The run took 2 s until then."""
 
@@ -512,6 +582,33 @@ def test_only_a_death_ends_a_function_that_shares_no_queue(store: Store, pool: T
     some.beside = True
     with pytest.raises(Superseded):
         some.look()
+
+
+def test_a_function_goes_on_if_a_later_one_dies_before_it_takes_its_place(
+    resources: Resources, store: Store, pool: ThreadPoolExecutor
+) -> None:
+    """With queues. Others still send to the one that works, and it asks for what the later one may have taken."""
+    listed = NewsList(store, KEYS)
+    first, other = Recovery(store, KEYS, 1, 0, pool), QueueChannel(PROVIDER.messages(resources, 0), config(pool, 0, 0, {}, kept_bytes=9))
+    mine = QueueChannel(PROVIDER.messages(resources, 0), config(pool, 1, 0, {}))
+    first.on = True
+    first.begin(mine, 3, [])
+    for number in (1, 2):
+        listed.add(death := News(kind="lost", rank=1, incarnation=number))
+        first.look()
+        assert mine.unread
+        other.heed(death)
+        assert other.incarnations.get(1, 0) == 0
+    assert not first.has_successor(RunFailed(Code.DEADLINE, "waited"), store)
+    listed.add(hello := News(kind="hello", rank=1, incarnation=2))
+    other.heed(hello)
+    assert other.incarnations[1] == 2
+    for looks in (first.look, lambda: mine.heed(hello)):
+        with pytest.raises(Superseded):
+            looks()
+    assert first.has_successor(RunFailed(Code.DEADLINE, "waited"), store)
+    for channel in (mine, other):
+        channel.close()
 
 
 # Whole runs
@@ -646,3 +743,38 @@ def test_who_asks_for_replacements_hears_that_none_can_be_made(
         ):  # nobody asks for it; one is left
             with pytest.raises(RunFailed, match="enough"):
                 start(settings=table, **fine)
+
+
+def test_a_slow_rank_goes_on_alone_if_both_later_functions_die_at_their_start(
+    start: Start, undisturbed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first function of rank 1 is stopped until both are dead."""
+    expected = undisturbed(**TENSOR)
+    monkeypatch.setattr(fsd_core.client.job, "SLOW_S", 0.5)
+    monkeypatch.setattr(stragglers, "GATHER_S", 0.5)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(fsd_core.client.apps, "find", lambda name: DyingProvider())
+    monkeypatch.setenv(TRAP, json.dumps({"rank": 1, "at": "load", "later": True}))
+    settings = {"root": str(tmp_path)}
+    resources = PROVIDER.provisioner(settings).ensure("fsd", 3, 1)
+    store = Store(PROVIDER.objects(resources), Retry(time.time() + 600, Meter()))
+
+    def pause() -> None:
+        pid = claims(store)[1]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        (configuration,) = (key for key in store.keys("") if key.endswith("/config"))
+        listed, dead = NewsList(store, RunKeys(configuration.split("/")[0])), list[int]()
+        while len(dead) < 2:
+            dead += [each.incarnation for each in listed.read() if each.kind == "lost" and each.rank == 1]
+            time.sleep(0.1)
+        os.kill(pid, signal.SIGCONT)
+
+    pauser = threading.Thread(target=pause, daemon=True)  # if the run fails, the deaths do not come
+    pauser.start()
+    faults = {"faults": "delay=150ms,seed=1"}
+    result = start(channel="queue", objective="latency", settings=settings, timeout=500.0, **TENSOR, **faults)
+    pauser.join()
+    for name in ("indptr", "indices", "data"):
+        assert np.array_equal(getattr(result.output, name), getattr(expected, name)), name
+    assert result.ranks[1]["incarnation"] == 0
+    assert 1 not in [each["rank"] for each in result.recovered]

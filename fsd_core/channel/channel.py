@@ -82,7 +82,7 @@ class ChannelConfig:
 
     For recovery: the channel keeps what it sends through queues, up to ``kept_bytes`` bytes in memory and the rest on ``shelf``. ``look``
     reads the news of the run; an `ObjectChannel` calls it between its gets. ``ask(step, ranks)`` requests again what ``ranks`` sent from
-    ``step`` on. The channel calls it during a wait, if it belongs to a new incarnation or has dropped a message that it could not read.
+    ``step`` on. The channel calls it during a wait, if it belongs to a new incarnation or the rank may lack a message.
     ``ask`` is `None` in a run without recovery. ``slow`` finds the sources that are late; `None` in a run that does not replace slow ranks.
     """
 
@@ -164,11 +164,12 @@ class Channel(abc.ABC):
         self.stall_limit = stall_limit
         self.retry.stall_s = lambda: stall_limit.seconds
         self.look = config.look
+        self.begins: Callable[[int], None] = lambda step: None  # called with each step in which this rank begins to wait
         self.kept = Kept(config.kept_bytes, config.shelf)
         self.incarnations: dict[int, int] = {}  # by rank: its newest incarnation; without an entry 0
         self._ask_again = config.ask
         self.slow = config.slow
-        self.unread = False  # this rank has dropped a message that it could not read, which may have been one for it
+        self.unread = False  # this rank may lack a message: it dropped one that it could not read, or a later function of it took one
         self._warned = False
         self._lacked: dict[int, int] = {}  # by target: it has all payloads of this rank before this step
         self._heeded: set[str] = set()  # the nonces of the news that this rank has acted on
@@ -199,6 +200,7 @@ class Channel(abc.ABC):
         raises the error of a background request.
         """
         self.prepare(step)
+        self.begins(step)
         heard_at, ask_s = time.monotonic(), ASK_S
         if self.slow is not None:
             self.slow.begins(heard_at - self._step_began)
@@ -270,8 +272,10 @@ class Channel(abc.ABC):
         this rank no longer keeps.
         """
         rank, mine = news.rank, news.rank == self.me.rank
-        if mine and news.newest > self.me.incarnation:
+        if mine and news.replaces(self.me.incarnation):
             raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has replaced this worker", rank=rank)
+        if mine and news.kind == "lost" and news.incarnation > self.me.incarnation:
+            self.unread = True
         if news.kind == "slow":
             if mine and news.newest == self.me.incarnation and self.slow is not None:
                 self.slow.doubt()
@@ -281,11 +285,14 @@ class Channel(abc.ABC):
             if mine or news.nonce in self._heeded or news.newest < known:
                 return
             self._heeded.add(news.nonce)
-            self.incarnations[rank] = news.newest
+            ahead = news.kind == "lost" and news.incarnation > known  # it did not say hello: the known one may work on
+            expected = self.incarnations[rank] = known if ahead else news.newest
             if news.kind != "lost":
                 self._lacked[rank] = news.step
         if news.newest > known:
-            log.warning("rank %d was lost%s: expects its incarnation %d", rank, f" ({news.reason})" if news.reason else "", news.newest)
+            log.warning(
+                "a function of rank %d was lost%s: expects incarnation %d", rank, f" ({news.reason})" if news.reason else "", expected
+            )
             if self.slow is not None:
                 self.slow.patience.restart()
         if news.kind != "lacks" and (news.newest > known or news.step == 0):

@@ -114,6 +114,16 @@ class Mailbox:
             steps = (step for step, sources in self._expected.items() if source in sources and (step, source) not in self._complete)
             return min(steps, default=None)
 
+    def complete_until(self, source: int) -> int | None:
+        """The last step of ``source`` before its first payload that is not complete: -1 if the first is not, `None` if all are."""
+        with self._changed:
+            until = -1
+            for step in sorted(step for step, sources in self._expected.items() if source in sources):
+                if (step, source) not in self._complete:
+                    return until
+                until = step
+            return None
+
     def next(self, step: int, timeout: float) -> tuple[int, bytes] | None:
         """Remove and return the next (source rank, payload) of ``step`` in the order of arrival. Raises the error of `fail`.
 

@@ -58,6 +58,13 @@ class News:
         """The newest incarnation of ``rank`` by this entry. If the entry is "lost", it may not have started yet."""
         return self.incarnation + (self.kind == "lost")
 
+    def replaces(self, incarnation: int) -> bool:
+        """Whether this entry means that ``incarnation`` of ``rank`` has lost its place to a later one.
+
+        The loss of a later incarnation does not mean that: a later one takes the place when it says hello, and may be lost before that.
+        """
+        return self.incarnation == incarnation if self.kind == "lost" else self.incarnation > incarnation
+
     def pack(self) -> bytes:
         """The entry as sealed JSON."""
         return seal(attrs.asdict(self))

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 @attrs.define
 class _Restart:
     lost: News
+    incarnation: int  # the next one
     at: float  # when the client launched the next incarnation, in seconds since 1970
 
 
@@ -44,34 +45,35 @@ class Restarts:
         self._first = first
         self._tell = tell
         self._stragglers = stragglers
-        self._beside: set[int] = set()  # ranks of which two functions may be at work
-        self._alone: dict[int, News] = {}  # the deaths of those whose second function has to do the work alone
+        self._works: dict[int, set[int]] = {}  # by rank: the incarnations that may be at work; incarnation 0 without an entry
+        self._died: dict[int, News] = {}  # by rank: the last death of one of these
         self._newest: dict[int, int] = {}
         self._restarts: list[_Restart] = []
 
     def look(self, answered: bool) -> None:
         """Read the list of news, and start the next incarnation of each rank that was lost. Before the answer, also of each slow rank.
 
-        ``answered``: the client has all outputs. Raises `RunFailed` with the reason of a death if the rank has no incarnation left, or if
-        the run has answered, because then no rank has work left for a new function.
+        ``answered``: the client has all outputs. Raises `RunFailed` with the reason of a death if no function of the rank works any more,
+        and the rank has no incarnation left, or the run has answered, because then no rank has work left for a new function.
         """
         for payload in self._spawner.given_up():
-            if died := self._goes_on(payload):
-                self._replace(died, answered)
+            self._goes_on(payload, answered)
         for news in self._news.read():
-            newest = self.newest(news.rank)
-            if news.kind == "lost" and news.incarnation >= newest:  # a launch that was given up may run late
-                self._replace(news, answered)
-            elif news.kind == "lost" and news.newest == newest and news.rank in self._beside:
-                self._alone[news.rank] = news
-            elif news.kind == "hello" and news.incarnation >= max(newest, 1):
+            if news.kind == "lost":
+                self._lost(news, answered)
+            elif news.kind == "hello" and news.incarnation >= max(self.newest(news.rank), 1):
                 self._newest[news.rank] = news.incarnation
+                at_work = self._at_work(news.rank)
                 if not self._stragglers.beside:
-                    self._beside.discard(news.rank)  # the slow one stops
+                    at_work.clear()  # the slow one stops
+                at_work.add(news.incarnation)
             elif news.kind == "slow":
                 self._stragglers.hear(news)
         for slow in () if answered else self._stragglers.found(self._newest):
-            self._add(News(kind="lost", rank=slow.rank, incarnation=slow.incarnation, layer=slow.layer, reason=SLOW))
+            self._offer(News(kind="lost", rank=slow.rank, incarnation=slow.incarnation, layer=slow.layer, reason=SLOW))
+
+    def _at_work(self, rank: int) -> set[int]:
+        return self._works.setdefault(rank, {0})
 
     def newest(self, rank: int) -> int:
         """The newest incarnation of a rank."""
@@ -81,41 +83,71 @@ class Restarts:
         """The client itself calls a rank slow."""
         self._stragglers.hear(news)
 
-    def _add(self, slow: News) -> None:
+    def _lost(self, lost: News, answered: bool) -> None:
+        """Act on a death, unless it is known or nobody needs the function any more. Raises `RunFailed`: see `look`."""
+        rank, newest, at_work = lost.rank, self.newest(lost.rank), self._at_work(lost.rank)
+        if lost.incarnation not in at_work and lost.incarnation <= newest:  # a later one is of a launch that was given up
+            return
+        at_work.discard(lost.incarnation)
+        self._died[rank] = lost
+        second = lost.incarnation >= newest
+        if second:
+            self._newest[rank] = lost.incarnation
+            if self._stragglers.beside:
+                at_work.clear()  # the first function stops because of this entry, if it has not stopped yet
+        if not at_work:
+            self._replace(lost, answered)
+        elif second and (answered or self.newest(rank) + 1 >= INCARNATIONS or not self._offer(lost)):
+            log.warning("rank %d: its second function died (%s): the first one goes on alone", rank, lost.reason)
+            self._forget(rank, max(at_work))
+
+    def _offer(self, slow: News) -> bool:
         """Start the next incarnation of a slow rank. If they share a queue, it takes the place of the slow one when it says hello.
 
-        The slow function goes on alone if the platform does not start another function, for instance because other runs use the quota.
+        Returns `False` if the platform does not start another function, for instance because other runs use the quota. Then the slow
+        function goes on alone.
         """
-        if self._spawner.offer(self._payload(slow)):
-            self._beside.add(slow.rank)
-            self._started(slow)
+        payload = self._next(slow.rank)
+        if offered := self._spawner.offer(payload):
+            self._at_work(slow.rank).add(payload.incarnation)
+            self._started(slow, payload)
+        return offered
 
-    def _goes_on(self, payload: LaunchPayload) -> News | None:
-        """The second function of a slow rank did not start. Returns the death of the slow one if it died meanwhile."""
-        rank = payload.rank
+    def _goes_on(self, payload: LaunchPayload, answered: bool) -> None:
+        """The second function of a slow rank did not start: the slow one goes on. Replaces it if it died meanwhile."""
+        rank, at_work = payload.rank, self._at_work(payload.rank)
         self._newest[rank] = payload.incarnation - 1
-        self._restarts = [each for each in self._restarts if (each.lost.rank, each.lost.newest) != (rank, payload.incarnation)]
-        return self._alone.pop(rank, None)
+        at_work.discard(payload.incarnation)
+        self._forget(rank, max(at_work, default=payload.incarnation - 1))
+        if not at_work and rank in self._died:
+            self._replace(self._died[rank], answered)
+
+    def _forget(self, rank: int, works: int) -> None:
+        """Leave later incarnations than ``works`` out of `recovered`: they have replaced no function."""
+        self._restarts = [each for each in self._restarts if each.lost.rank != rank or each.incarnation <= works]
 
     def _replace(self, lost: News, answered: bool) -> None:
-        """Start the next incarnation of a rank that was lost. Raises `RunFailed`: see `look`."""
-        if answered or lost.newest >= INCARNATIONS:
-            times = f" ({INCARNATIONS} functions of this rank were lost)" if lost.newest >= INCARNATIONS else ""
+        """Start the next incarnation of a rank of which no function works any more. Raises `RunFailed`: see `look`."""
+        payload = self._next(lost.rank)
+        if answered or payload.incarnation >= INCARNATIONS:
+            times = f" ({INCARNATIONS} functions of this rank were lost)" if payload.incarnation >= INCARNATIONS else ""
             raise RunFailed(Code.UNAVAILABLE, lost.reason + times, rank=lost.rank, layer=lost.layer)
-        self._spawner.start([self._payload(lost)])
-        self._started(lost)
+        self._spawner.start([payload])
+        self._at_work(lost.rank).add(payload.incarnation)
+        self._started(lost, payload)
         try:
             self._tell(lost)
         except FsdError as error:  # the ranks hear of it when the new incarnation says hello
             log.warning("the ranks could not be informed: %s", error)
 
-    def _payload(self, news: News) -> LaunchPayload:
-        return attrs.evolve(self._first, rank=news.rank, incarnation=news.newest)
+    def _next(self, rank: int) -> LaunchPayload:
+        return attrs.evolve(self._first, rank=rank, incarnation=self.newest(rank) + 1)
 
-    def _started(self, news: News) -> None:
-        log.warning("rank %d is lost or slow in layer %s (%s): starts its incarnation %d", news.rank, news.layer, news.reason, news.newest)
-        self._newest[news.rank] = news.newest
-        self._restarts.append(_Restart(news, time.time()))
+    def _started(self, news: News, payload: LaunchPayload) -> None:
+        number = payload.incarnation
+        log.warning("rank %d is lost or slow in layer %s (%s): starts its incarnation %d", news.rank, news.layer, news.reason, number)
+        self._newest[news.rank] = number
+        self._restarts.append(_Restart(news, number, time.time()))
 
     @staticmethod
     def of(first: LaunchPayload, config: RunConfig, provider: Provider, resources: Resources, store: Store, spawner: Spawner) -> Restarts:
@@ -132,11 +164,11 @@ class Restarts:
     def left_over(self, missing: Collection[int], records: Sequence[Mapping[str, Any]] = ()) -> RunFailed | None:
         """The reason with which the client aborts functions that may still work after the answer is complete; `None` if there are none.
 
-        ``missing``: the ranks without a record. ``records``: the others. If an earlier incarnation wrote the record of a rank, it ended
-        before it received the hello of the newest one, which works on.
+        ``missing``: the ranks without a record. ``records``: the others. If another incarnation wrote the record of a rank than the one
+        that is at work, it ended before it knew of the hello of the latter, which works on.
         """
-        late = self.ranks.intersection(missing) | self._beside
-        late |= {record["rank"] for record in records if record.get("incarnation", 0) < self.newest(record["rank"])}
+        late = self.ranks.intersection(missing) | {rank for rank, at_work in self._works.items() if len(at_work) > 1}
+        late |= {each["rank"] for each in records if self._at_work(each["rank"]) - {each.get("incarnation", 0)}}
         reason = "it was started again, and is not needed any more"
         return RunFailed(Code.UNAVAILABLE, reason, rank=min(late)) if late else None
 
@@ -152,6 +184,6 @@ class Restarts:
         for number, each in enumerate(self._restarts):
             lost = each.lost
             again = next((later.at for later in self._restarts[number + 1 :] if later.lost.rank == lost.rank), time.time())
-            seconds = behind.get((lost.rank, lost.newest), 0.0) or again - each.at  # the latter if the next incarnation left no record
+            seconds = behind.get((lost.rank, each.incarnation), 0.0) or again - each.at  # the latter if the next incarnation left no record
             found.append({"rank": lost.rank, "layer": lost.layer, "seconds": round(seconds, 3), "reason": lost.reason})
         return found

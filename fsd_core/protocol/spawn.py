@@ -128,8 +128,9 @@ class Spawner:
         return _Child(payload, launch, now, now if first is None else first, spare)
 
     def check(self) -> bool:
-        """Look once for each missing claim. Launch a rank again if it is late or its launch was refused.
+        """Look once for each missing claim. Launch a rank again if it is late or its launch was refused, up to `THREADS` ranks at once.
 
+        Of the ranks whose launches the platform throttled, one call launches at most `THREADS` again, the next call the next ones.
         Returns `True` if all ranks have claims. Raises `RunFailed` if a rank did not start after `ATTEMPTS` launches, if the platform
         had no function to spare for `start_limit_s` seconds, if another launch cannot help, or if the host of all functions ended.
         A rank that was only offered is given up then. Thread-safe.
@@ -137,8 +138,21 @@ class Spawner:
         with self._lock:
             listed = set(self._store.keys(self._keys.claims)) if len(self._waiting) > FEW else None
             claimed = [self._has_claim(child.payload, listed) for child in self._waiting]
-            checked = [self._check(child, found) for child, found in zip(self._waiting, claimed, strict=True)]
-            self._waiting = [again for again in checked if again is not None]
+            waiting, late, throttled = list[_Child](), list[_Child](), list[_Child]()
+            for child, found in zip(self._waiting, claimed, strict=True):
+                code = None if found else child.launch.poll()
+                if found:
+                    self._claimed.append(child)
+                    log.debug("rank %d has claimed its rank, seen %.1f s after its launch", child.payload.rank, _waited(child))
+                elif not self._is_late(child, code):
+                    waiting.append(child)
+                elif (error := self._too_late(child, code)) is not None:
+                    self._give_up(child, error)
+                else:
+                    (throttled if code is Code.THROTTLED else late).append(child)
+            now, later = throttled[:THREADS], throttled[THREADS:]  # not all of them at every check: the platform has no function to spare
+            again = each(self._launch_again, late + now, THREADS)
+            self._waiting = later + waiting + [child for child in again if child is not None]
             if self._invoker.limits.end_with_client:  # only then does the state of a launch show that the function ended
                 for child in self._claimed:
                     if (code := child.launch.poll()) is not None:
@@ -149,26 +163,27 @@ class Spawner:
         key = self._keys.claim(payload.rank, payload.incarnation)
         return key in listed if listed is not None else self._store.find(key) is not None
 
-    def _check(self, child: _Child, claimed: bool) -> _Child | None:
-        """Check one child. Returns `None` if the child has claimed its rank, else the launch that the next check has to look at."""
-        payload, waited = child.payload, time.monotonic() - child.since
-        if claimed:
-            self._claimed.append(child)
-            log.debug("rank %d has claimed its rank, seen %.1f s after its launch", payload.rank, waited)
-            return None
-        code = child.launch.poll()
-        if code is None and waited < self._invoker.limits.start_s * (1 + payload.attempt):
-            return child
-        over = payload.attempt + 1 >= ATTEMPTS or code in FINAL
+    def _is_late(self, child: _Child, code: Code | None) -> bool:
+        """Whether a child without a claim has no time left, or its launch was refused with ``code``."""
+        return code is not None or _waited(child) >= self._invoker.limits.start_s * (1 + child.payload.attempt)
+
+    def _too_late(self, child: _Child, code: Code | None) -> RunFailed | None:
+        """The reason why a late child is not launched again; `None` if it is. ``code``: of the refusal, `None` if there was none."""
+        attempt, text = child.payload.attempt, child.launch.text
+        over = attempt + 1 >= ATTEMPTS or code in FINAL
         if code is Code.THROTTLED:  # other functions use the quota, and may end soon
             over = over and time.monotonic() - child.first >= start_limit_s(self._invoker.limits)
-        if over:
-            detail = f": {child.launch.text}" if child.launch.text else ""
-            why = f"the platform reports {code.name}{detail}" if code else f"no claim {waited:.0f} s after launch {payload.attempt + 1}"
-            self._give_up(child, RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=payload.rank))
+        if not over:
             return None
+        detail = f": {text}" if text else ""
+        why = f"the platform reports {code.name}{detail}" if code else f"no claim {_waited(child):.0f} s after launch {attempt + 1}"
+        return RunFailed(code or Code.UNAVAILABLE, f"did not start: {why}", rank=child.payload.rank)
+
+    def _launch_again(self, child: _Child) -> _Child | None:
+        """Launch a late child again after a pause. Returns `None` if this fails, and the run can do without the child."""
+        payload, code = child.payload, child.launch.poll()
         refused = f"the platform reports {code.name} {child.launch.text}" if code else "no claim"
-        log.warning("rank %d: %s %.1f s after launch %d: launches it again", payload.rank, refused, waited, payload.attempt + 1)
+        log.warning("rank %d: %s %.1f s after launch %d: launches it again", payload.rank, refused, _waited(child), payload.attempt + 1)
         self._retry.pause(payload.attempt)
         again = attrs.evolve(payload, attempt=min(payload.attempt + 1, ATTEMPTS - 1))
         try:
@@ -218,6 +233,11 @@ class Spawner:
     def _is_ours_or_over(self, payload: bytes) -> bool:
         run, deadline = _run_of(payload)
         return run == self._keys.run or deadline <= time.time()
+
+
+def _waited(child: _Child) -> float:
+    """The seconds since the last launch of a child."""
+    return time.monotonic() - child.since
 
 
 def _run_of(payload: bytes) -> tuple[str | None, float]:

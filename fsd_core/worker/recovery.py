@@ -13,20 +13,17 @@ from concurrent.futures import Executor
 from contextlib import suppress
 
 from fsd_core.channel import SLOWEST_FACTOR, Aborted, Channel, News, NewsList, Patience, SlowSources, Superseded
-from fsd_core.channel.kept import Shelf, unpack
-from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
-from fsd_core.protocol import records
 from fsd_core.protocol.runconfig import RunConfig
 from fsd_core.storage.keys import RunKeys
 from fsd_core.storage.store import Store
+from fsd_core.worker.left import Left
 
 __all__ = ["Recovery"]
 
 log = logging.getLogger(__name__)
 STARTS = 3.0  # another rank may take this many times as long to start as this rank, before this rank calls it slow
-READERS = 4  # records that are read at once: with the objects of a rank that has ended, each may need 50 MB
 ASKS = 2  # requests to a source that has ended, in one step, before the rank fails because the source left no payload in its record
 
 
@@ -34,7 +31,7 @@ class Recovery:
     """The recovery of one incarnation of a rank. ``pool`` reads records. If ``on`` is false, the run does not replace lost ranks.
 
     ``beside``: a newer incarnation may work at the same time as this one, because they share no queue. Then this incarnation stops for a
-    newer one only if it was reported dead, not if it was called slow.
+    newer one only if one of them was reported dead, not if it was called slow.
     """
 
     def __init__(self, store: Store, keys: RunKeys, rank: int, incarnation: int, pool: Executor) -> None:
@@ -51,8 +48,7 @@ class Recovery:
         self._lost: News | None = None  # the entry that calls the incarnation before this one lost or slow
         self._slow: set[tuple[int, int]] = set()  # the ranks that a rank has called slow, with their incarnations
         self._layer: int | None = None  # the layer in which this worker is
-        self._taken: set[int] = set()  # sources whose records were read
-        self._reading: set[int] = set()  # sources whose records are read now, or are looked for
+        self._left: Left | None = None  # what the sources left that have ended
         self._asked = (0, 0)  # a step, and how often this rank asked in it
         self.behind_s = 0.0  # seconds from the entry ``_lost`` until this incarnation reached the layer that the entry names
 
@@ -66,7 +62,9 @@ class Recovery:
             if mine and news.newest > self._incarnation:
                 if self.beside and news.kind != "lost":
                     continue
-                raise Superseded(Code.PRECONDITION, f"incarnation {news.newest} of this rank has replaced this worker", rank=self._rank)
+                if self.beside or news.replaces(self._incarnation):
+                    why = f"incarnation {news.newest} of this rank has replaced this worker"
+                    raise Superseded(Code.PRECONDITION, why, rank=self._rank)
             if news.kind == "slow":
                 self._slow.add((news.rank, news.incarnation))
             if mine and news.kind in ("lost", "slow") and news.incarnation == self._incarnation - 1:
@@ -87,12 +85,14 @@ class Recovery:
     def begin(self, channel: Channel | None, workers: int, sources: Collection[int]) -> None:
         """Connect to ``channel``. A new incarnation reads the earlier news, sends a "hello" to all other ranks, and reads records."""
         self._channel = channel
+        if channel is not None:
+            self._left = Left(self._store, self._keys, channel, self._pool)
         if not self._incarnation or not self.on:
             return
         self.look()
-        if channel is not None:
+        if self._left is not None:
             self._say_hello(0, [rank for rank in range(workers) if rank != self._rank])
-            self._read_records(sources)
+            self._left.look(sources)
 
     def ask(self, step: int, sources: Sequence[int]) -> None:
         """Request the payloads from ``step`` on again from ``sources``, which have not sent anything for a while.
@@ -101,10 +101,11 @@ class Recovery:
         """
         self._asked = (step, self._asked[1] + 1 if self._asked[0] == step else 1)
         self._say_hello(step, sources)
-        self._read_records(sources)
         assert self._channel is not None
-        taken = set(self._taken)  # before the question what is missing: a record may have been read meanwhile
-        gone = sorted(taken.intersection(self._channel.mailbox.missing(step)))
+        assert self._left is not None
+        self._left.look(sources)
+        read = set(self._left.read)  # before the question what is missing: a record may have been read meanwhile
+        gone = sorted(read.intersection(self._channel.mailbox.missing(step)))
         if gone and self._asked[1] >= ASKS and self._incarnation:  # else a message may only be late
             why = self._lost.reason if self._lost else "for an unknown reason"
             reason = f"this rank was lost ({why}), and rank {gone[0]} has ended without keeping its payloads: the budget is exceeded"
@@ -147,37 +148,6 @@ class Recovery:
         self._news.add(hello)
         self._channel.say(hello, ranks)
 
-    def _read_records(self, sources: Collection[int]) -> None:
-        """Start to read the records of those ``sources`` that have ended, `READERS` at once."""
-        if new := [source for source in sources if source not in self._taken and source not in self._reading]:
-            self._reading.update(new)
-            for first in range(min(READERS, len(new))):
-                self._pool.submit(self._read_each, new[first::READERS])
-
-    def _read_each(self, sources: Sequence[int]) -> None:
-        for source in sources:
-            try:
-                self._read_record(source)
-            finally:
-                self._reading.discard(source)
-
-    def _read_record(self, source: int) -> None:
-        assert self._channel is not None
-        try:
-            data = self._store.find(self._keys.record(source))
-            if data is None:
-                return
-            record, left = records.kept(data)
-            incarnation, shelved = record["incarnation"], record["shelved"]
-            shelf = Shelf(self._store, self._keys, source, incarnation)
-            for number in range(shelved + 1):
-                for sent in unpack(shelf.get(number) if number < shelved else left, self._rank):
-                    self._channel.take(source, incarnation, sent)
-            self._taken.add(source)
-            log.info("read the payloads that rank %d left: %d objects, and %d bytes in its record", source, shelved, len(left))
-        except (FsdError, Damaged, KeyError) as error:
-            self._channel.receiving_failed(RunFailed(Code.INVALID, f"the record of rank {source} cannot be read: {error}", rank=self._rank))
-
     def reached(self, layer: int | None) -> None:
         """Record that this worker begins ``layer`` (1-based), or has computed all its layers (`None`)."""
         self._layer = layer
@@ -193,5 +163,6 @@ class Recovery:
         if isinstance(error, Superseded | Aborted) or not self.on:
             return isinstance(error, Superseded)
         with suppress(FsdError):
-            return any(news.rank == self._rank and news.newest > self._incarnation for news in NewsList(store, self._keys).read())
+            mine = [news for news in NewsList(store, self._keys).read() if news.rank == self._rank]
+            return any(news.newest > self._incarnation if self.beside else news.replaces(self._incarnation) for news in mine)
         return False
