@@ -1,6 +1,6 @@
 """How long a plan takes: the whole command ``fsd plan``, with imports, in a new process that finds no kept plan.
 
-    python benchmarks/planning.py [--models radixnet:16384:200,FOLDER ...] [--providers "aws aws,gcp,azure"] [--rounds 5]
+    python benchmarks/planning.py [--models radixnet:16384:200,FOLDER ...] [--providers "local aws aws,gcp,azure"] [--rounds 5]
 
 Models and providers take turns: A, B, A, B. The first round, which compiles the modules, does not count. The table has the minimum and the
 median of the CPU seconds (user and system) and of the wall seconds over the other rounds. A busy machine disturbs the minimum of the CPU
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="radixnet:16384:200")
     parser.add_argument("--input", default="random:100:0.2")
-    parser.add_argument("--providers", default="aws aws,gcp,azure", help="lists of providers, with spaces between them")
+    parser.add_argument("--providers", default="local aws aws,gcp,azure", help="lists of providers, with spaces between them")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)

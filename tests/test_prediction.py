@@ -29,6 +29,8 @@ from fsd_core.model import Csr
 from fsd_core.model.challenge import radixnet
 from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import Parallel, partition
+from fsd_core.partition.balance import contiguous, spread
+from fsd_core.partition.rows import needs, work
 from fsd_core.plan import facts as facts_module
 from fsd_core.plan import following, simulate
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
@@ -192,6 +194,16 @@ def test_an_estimate_moves_the_rows_of_the_block_partition(model: Model, facts: 
     np.testing.assert_allclose(estimate.inputs, exact.inputs, rtol=0.05)
 
 
+def test_rows_that_travel_are_counted_for_several_numbers_of_ranks_at_once(model: Model, facts: Facts) -> None:
+    for tensor in (16, 4, 6, 1):
+        estimate, layers = Estimator(facts), model.layers
+        for layer in range(len(layers)):
+            source = contiguous(work(layers[layer - 1]), tensor) if layer else spread(model.neurons, tensor)
+            needed = needs(layers[layer], contiguous(work(layers[layer]), tensor), tensor)
+            each = [needed[source == rank].sum(axis=0) for rank in range(tensor)]
+            np.testing.assert_array_equal(estimate._moved(layer, tensor), each)
+
+
 def test_a_thinned_split_stands_for_all_steps(facts: Facts) -> None:
     whole = Estimator(facts).split(Parallel(tensor=4), [0], [SAMPLES])
     thin = whole.thinned(2)
@@ -293,6 +305,20 @@ def test_a_seed_gives_the_hour_and_the_functions_of_the_latency_wrapper() -> Non
     np.testing.assert_allclose(ours.draw("put", inner.functions(np.arange(1))[::2]), [each[1:2] for each in theirs], rtol=1e-9)
     starts = [[Draws(Latency(table, seed=seed), rank, 0).start() for rank in ranks] for seed in seeds]
     np.testing.assert_allclose(ours.starts(np.ones(3, bool), ranks, ours.functions(ranks)), starts, rtol=1e-9)
+
+
+@pytest.mark.parametrize("verb", ["get", "ack"])  # `ack` of this table takes two numbers for a draw
+def test_draws_ahead_and_draws_that_nobody_needs_change_no_other_draw(verb: str) -> None:
+    table = load_table("azure")
+    assert [bool(table.rows[each].second_share) for each in ("get", "ack")] == [False, True]
+    one, other = Sampler(table, 4, 0), Sampler(table, 4, 0)
+    client, same = one.client(), other.client()
+    single, ahead = [one.draw(verb, client, worst_of=1) for _ in range(5)], other.ahead(verb, same, 8)
+    other.give_back(verb, same, 3)
+    np.testing.assert_array_equal(single, ahead[:5])
+    one.draw(verb, client)
+    other.unused(verb, same.shape)
+    np.testing.assert_array_equal(one.draw("put", client), other.draw("put", same))
 
 
 def still(limits: MessageLimits | None = None) -> tuple[Sampler, Outline]:
@@ -400,6 +426,18 @@ def test_workers_share_cores_only_while_they_compute(monkeypatch: pytest.MonkeyP
     some = here.crowd(split, 1.0, 4.0)
     assert some == pytest.approx((1 + 7 * some / (some + 4)) / 2)
     assert platform().crowd(split, 1.0, 0.0) == 1  # on a cloud each has its own
+
+
+@pytest.mark.parametrize("shape", [Parallel(), Parallel(pipeline=3), Parallel(pipeline=2, tensor=2)], ids=str)
+def test_workers_with_a_core_each_need_no_simulation_of_their_waiting(
+    monkeypatch: pytest.MonkeyPatch, facts: Facts, shape: Parallel
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    split, here = Estimator(facts).split(shape, range(shape.pipeline), [SAMPLES]), platform("local", crowded=True)
+    assert not here.shares_cores(split)
+    found = predict(split, here, "queue")
+    monkeypatch.setattr(Platform, "shares_cores", lambda self, split: True)
+    assert predict(split, here, "queue").to_json() == found.to_json()
 
 
 def test_acks_are_full_or_late() -> None:

@@ -43,24 +43,25 @@ class Exchange:
 @lru_cache(4096)  # cold and warm starts have the same
 def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outline) -> Exchange:
     """What a step requests for a share of the samples."""
-    payloads = step.payloads(share)
-    limits = outline.messages
-    counts: Counter[str] = Counter(payload_bytes_sent=int(payloads.sum()))
-    stored = np.full(len(payloads), channel == "object")
-    if channel == "hybrid":
-        stored = payloads > piece_bytes(limits)
-    pieces, wire = np.where(stored, float(channel == "hybrid"), 1.0), np.zeros(len(payloads))
-    second_get = np.zeros(len(payloads), bool)
-    for source in np.unique(step.sources):
-        mine = np.flatnonzero(step.sources == source)
+    sizes = step.payloads(share)
+    payloads = [int(each) for each in sizes.tolist()]
+    limits, hybrid = outline.messages, channel == "hybrid"
+    counts: Counter[str] = Counter(payload_bytes_sent=sum(payloads))
+    stored = [channel == "object" or (hybrid and each > piece_bytes(limits)) for each in payloads]
+    pieces, wire, second_get = [float(hybrid or not each) for each in stored], [0.0] * len(payloads), [False] * len(payloads)
+    targets, of_source = step.targets.tolist(), dict[int, list[int]]()
+    for pair, source in enumerate(step.sources.tolist()):
+        of_source.setdefault(source, []).append(pair)
+    for mine in of_source.values():
         entries: list[tuple[int, int]] = []  # target, bytes of the body
         owners: list[int] = []
-        bundled = mine[stored[mine]]
-        for pair in mine[~stored[mine]]:
-            sizes = piece_sizes(int(payloads[pair]), limits)
-            pieces[pair] = len(sizes)
-            entries += [(int(step.targets[pair]), body_bytes(size, limits)) for size in sizes]
-            owners += [int(pair)] * len(sizes)
+        bundled = [pair for pair in mine if stored[pair]]
+        for pair in mine:
+            if not stored[pair]:
+                parts = piece_sizes(payloads[pair], limits)
+                pieces[pair] = float(len(parts))
+                entries += [(targets[pair], body_bytes(size, limits)) for size in parts]
+                owners += [pair] * len(parts)
         if eager:
             publishes = _eager(entries, owners, outline)
         else:
@@ -69,23 +70,26 @@ def exchange(step: Step, share: float, channel: str, eager: bool, outline: Outli
             bodies = [entries[number][1] for number in numbers]
             size = _publish(counts, bodies, outline, copies(sum(bodies), limits) if eager else 1)
             for number in numbers:
-                wire[owners[number]] = max(wire[owners[number]], size)
-        if len(bundled):
-            size = bundle_bytes([int(each) for each in payloads[bundled]])
+                wire[owners[number]] = max(wire[owners[number]], float(size))
+        if bundled:
+            total = sum(payloads[pair] for pair in bundled)
+            size = bundle_bytes([payloads[pair] for pair in bundled])
             counts.update(object_puts=1, object_bytes_written=size)
-            wire[bundled] = size
-            if channel == "hybrid":
-                notices = [(int(step.targets[pair]), body_bytes(NOTICE_BYTES, limits)) for pair in bundled]
+            for pair in bundled:
+                wire[pair] = float(size)
+            if hybrid:
+                notices = [(targets[pair], body_bytes(NOTICE_BYTES, limits)) for pair in bundled]
                 for numbers in [[number] for number in range(len(notices))] if eager else batched(notices, outline.route, limits):
                     _publish(counts, [notices[number][1] for number in numbers], outline, 2 if eager else 1)
-                counts.update(object_gets=len(bundled), object_bytes_read=int(payloads[bundled].sum()))
+                counts.update(object_gets=len(bundled), object_bytes_read=total)
             else:
-                starts = size - float(payloads[bundled].sum()) + np.cumsum(payloads[bundled])
-                second_get[bundled] = starts > HEAD_BYTES
-                counts.update(object_gets=int(second_get[bundled].sum()))
-                beyond = np.clip(starts - HEAD_BYTES, 0, payloads[bundled])
-                counts.update(object_bytes_read=int(len(bundled) * min(size, HEAD_BYTES) + beyond.sum()))
-    return Exchange(step, payloads, pieces, wire, stored, second_get, counts)
+                end, read = size - total, len(bundled) * min(size, HEAD_BYTES)  # the end of the payloads before, in the bundle
+                for pair in bundled:
+                    end += payloads[pair]
+                    second_get[pair] = end > HEAD_BYTES
+                    read += min(max(0, end - HEAD_BYTES), payloads[pair])
+                counts.update(object_gets=sum(second_get[pair] for pair in bundled), object_bytes_read=read)
+    return Exchange(step, sizes, np.array(pieces), np.array(wire), np.array(stored, bool), np.array(second_get, bool), counts)
 
 
 @lru_cache(4096)  # in a dense layer all sources send the same

@@ -25,6 +25,7 @@ FIRST_POLL_S, LAST_POLL_S, POLLS_LATE, ERROR_POLL_S, CHECK_S, AT_ONCE, STORE_CHE
 POOL = 8  # requests of the client at once: `fsd_core.client.job.POOL_THREADS`
 PIECES = 64  # objects of the output that are simulated
 LOOKS = 80  # looks for failures that are simulated one by one
+AHEAD = 16  # looks for which is drawn at once
 MANY = 16  # draws, of which the mean is what many requests take
 
 
@@ -46,12 +47,15 @@ class _Looks:
     began: Array
     now: Array
     vain: Array
+    _ahead: Array = attrs.field(factory=lambda: np.zeros((0, 0)), init=False)  # seconds of the next gets of one object
+    _used: int = attrs.field(default=0, init=False)
 
     def get(self, active: Flags, visible: Array, asked: Flags) -> Flags:
         """Get some objects at once, in the ``active`` runs. ``visible``: (runs, objects) when they exist; ``asked``: which are wanted.
 
         Returns which were there: a get sees what exists in the middle of its time.
         """
+        self.settle()
         count = asked.sum(axis=1)
         took = self.sampler.draw("get", self.shared, worst_of=np.maximum(1.0, np.minimum(count, POOL)))
         took = took * np.maximum(1, -(-count // POOL))
@@ -60,16 +64,40 @@ class _Looks:
         self.vain += np.where(active, count - there.sum(axis=1), 0)
         return there
 
+    def get_one(self, active: Flags, visible: Array) -> Flags:
+        """As `get`, of one object in each run. ``visible``: (runs,) when it exists. Returns in which runs it was there."""
+        took = self._next()
+        there: Flags = visible <= self.now + took / 2
+        there &= active
+        np.add(self.now, took, out=self.now, where=active)
+        self.vain += active ^ there
+        return there
+
+    def _next(self) -> Array:
+        """The seconds of the next get of one object."""
+        if self._used == len(self._ahead):
+            self._ahead, self._used = self.sampler.ahead("get", self.shared, AHEAD), 0
+        found: Array = self._ahead[self._used]
+        self._used += 1
+        return found
+
+    def settle(self) -> None:
+        """Give back what was drawn for later gets of one object, before anything else is drawn."""
+        if self._used < len(self._ahead):
+            self.sampler.give_back("get", self.shared, len(self._ahead) - self._used)
+        self._ahead, self._used = self._ahead[:0], 0
+
     def pause(self, active: Flags) -> None:
         """The pause between two looks: it grows with the time since the launch."""
-        wait = np.clip((self.now - self.began) / POLLS_LATE, FIRST_POLL_S, LAST_POLL_S)
+        wait = np.minimum(np.maximum((self.now - self.began) / POLLS_LATE, FIRST_POLL_S), LAST_POLL_S)
         self.now = np.where(active, self.now + wait, self.now)
 
     def skip(self, active: Flags, until: Array, get: Array) -> None:
         """Make the looks in vain of a long run at once: those with the longest pause, up to some seconds before ``until``."""
         longest = active & (self.now - self.began >= LAST_POLL_S * POLLS_LATE)
-        count = np.where(longest, np.floor(np.maximum(0.0, until - self.now - 2 * LAST_POLL_S) / (LAST_POLL_S + get)), 0.0)
-        self.now, self.vain = self.now + count * (LAST_POLL_S + get), self.vain + count
+        if longest.any():
+            count = np.where(longest, np.floor(np.maximum(0.0, until - self.now - 2 * LAST_POLL_S) / (LAST_POLL_S + get)), 0.0)
+            self.now, self.vain = self.now + count * (LAST_POLL_S + get), self.vain + count
 
 
 def written_pieces(outputs: Array, writers: Flags, batches: int, replicas: int) -> Array:
@@ -112,21 +140,23 @@ def collected(sampler: Sampler, begun: Begun, pieces: Array, objects: int, recor
 def _outputs(looks: _Looks, pieces: Array, objects: int, get: Array) -> None:
     """Until all pieces are there: each look gets the first one that is missing, then several at once until one is missing."""
     missing = np.ones(pieces.shape, bool)
-    active = _any(missing)
+    active, first, runs = _any(missing), np.zeros(len(missing), int), np.arange(len(missing))
+    until = pieces[runs, first]  # when the first one that is missing exists
     while active.any():
-        first = np.zeros_like(missing)
-        first[np.arange(len(first)), missing.argmax(axis=1)] = True
-        looks.skip(active, np.where(first, pieces, -np.inf).max(axis=1), get)
-        going = active & _any(there := looks.get(active, pieces, first))
-        missing &= ~there
-        going &= _any(missing)
-        while going.any():
-            window = missing & (np.cumsum(missing, axis=1) <= AT_ONCE)
-            there = looks.get(going, pieces, window)
-            missing &= ~there
-            going &= (there == window).all(axis=1) & _any(missing)
-        active = _any(missing)
+        looks.skip(active, until, get)
+        going = looks.get_one(active, until)
+        if going.any():
+            missing[runs[going], first[going]] = False
+            going &= _any(missing)
+            while going.any():
+                window = missing & (np.cumsum(missing, axis=1) <= AT_ONCE)
+                there = looks.get(going, pieces, window)
+                missing &= ~there
+                going &= (there == window).all(axis=1) & _any(missing)
+            active, first = _any(missing), missing.argmax(axis=1)
+            until = pieces[runs, first]
         looks.pause(active)
+    looks.settle()
     waves = (objects - pieces.shape[1]) / AT_ONCE
     looks.now = looks.now + waves * looks.sampler.draw("get", looks.shared, worst_of=float(AT_ONCE))
 
@@ -145,27 +175,34 @@ def _failures(sampler: Sampler, client: Array, begun: Begun, answer: Array, ende
     """Gets and lists of the thread that looks for failures, and every second for claims that are missing, and for progress."""
     now, due = begun.followed.copy(), begun.followed + CHECK_S
     gets, lists, checks = np.zeros(sampler.runs), np.zeros(sampler.runs), np.zeros(sampler.runs, int)
-    waiting = np.ones(begun.ready.shape, bool)
+    waiting, some = np.ones(begun.ready.shape, bool), True
     for _ in range(LOOKS):
         active = now < ended
         if not active.any():
             return gets, lists
         took = sampler.draw("get", client)
         gets += active
-        now = now + took
+        now += took
         check = active & (now >= due)
-        count = np.where(check, waiting.sum(axis=1), 0)
-        listed = count > FEW
-        asks = np.where(listed, 0, count) + (check & (now < answer))
-        checks += check
-        asks = asks + (check & (checks % STORE_CHECKS == 0))
-        gets += asks
-        lists += listed
-        now = now + asks * get + np.where(listed, sampler.draw("list", client), 0.0)
         if check.any():
-            waiting &= ~(check[:, None] & (begun.ready <= now[:, None]))
-        due = np.where(check, now + CHECK_S, due)
-        now = now + ERROR_POLL_S
+            count = np.where(check, waiting.sum(axis=1), 0) if some else np.zeros(len(now), int)
+            listed = count > FEW
+            checks += check
+            asks = np.where(listed, 0, count) + (check & (now < answer)) + (check & (checks % STORE_CHECKS == 0))
+            gets += asks
+            now += asks * get
+            if listed.any():
+                lists += listed
+                now += np.where(listed, sampler.draw("list", client), 0.0)
+            else:
+                sampler.unused("list", client.shape)
+            if some:
+                waiting &= ~(check[:, None] & (begun.ready <= now[:, None]))
+                some = bool(waiting.any())
+            due = np.where(check, now + CHECK_S, due)
+        else:
+            sampler.unused("list", client.shape)
+        now += ERROR_POLL_S
     # From then on all ranks have their claims: so many looks, and a check after every few of them.
     left, every = np.maximum(0.0, ended - now), ERROR_POLL_S + get
     several = CHECK_S + get + every / 2

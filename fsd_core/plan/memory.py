@@ -124,6 +124,7 @@ class RankSizes:
     """What one rank has of all its layers."""
 
     layers: tuple[LayerSizes, ...]
+    _known: dict[tuple[int, bool, int, int], int] = attrs.field(factory=dict, init=False, repr=False)
 
     @cached_property
     def _table(self) -> NDArray[np.float64]:
@@ -168,6 +169,13 @@ class RankSizes:
         """
         if not self.layers:
             return RankMemory(limits.process_bytes + HEAD_BYTES, keep, ahead)
+        key = samples, keep, ahead, batches
+        if live is not None or key not in self._known:  # at several providers, a plan asks for the same
+            self._known[key] = self._needed(samples, keep, ahead, batches, live)
+        return RankMemory(limits.process_bytes + self._known[key], keep, ahead)
+
+    def _needed(self, samples: int, keep: bool, ahead: int, batches: int, live: Sequence[float] | None) -> int:
+        """The bytes beyond those of an idle worker."""
         stored, ready, copied, rows, held, away, share = self._table
         if live is not None:
             share = np.array([live[layer.number - 1] for layer in self.layers])
@@ -192,7 +200,7 @@ class RankSizes:
         peak += int((away * lane)[1:].sum() / len(self.layers))
         last = self.layers[-1]
         outputs = int(lane[-1] * last.held) * (batches - 1) if last.is_output else 0  # encoded, until the last one is there
-        return RankMemory(limits.process_bytes + HEAD_BYTES + outputs + peak + min(HEAP_BYTES, int(active.max())), keep, ahead)
+        return HEAD_BYTES + outputs + peak + min(HEAP_BYTES, int(active.max()))
 
     def fitting(self, samples: int, limits: InvokeLimits, budget: int | None, batches: int) -> RankMemory | None:
         """How the rank uses its memory for ``batches`` micro-batches of ``samples`` samples.

@@ -86,7 +86,7 @@ def step_sizes(
     ``samples``: encode no more live samples.
     """
     kept = {number: _Kept.of(facts, number, samples) for number in range(1, max(layers, default=0) + 1)}
-    found: dict[int, _Found] = {}
+    found, known = dict[int, _Found](), dict[tuple[int, bytes], int]()
     for done, at in enumerate(_spread_order(len(layers))):
         whole = kept[layers[at]]
         if not len(counts[at]) or whole is None:
@@ -101,7 +101,7 @@ def step_sizes(
         for pair in pairs.tolist():
             rows = rows_of(at, pair)
             sent = whole.block.take(rows)
-            size = len(pack(sent).values)
+            size = _packed(sent, known)
             slope = _slope(sent, size) if slope is None else slope
             mine.fixed.append(HEAD_BYTES + LIVE_BYTES + size * (1 - slope))
             mine.rows, mine.values = mine.rows + len(rows), mine.values + size * slope / whole.share
@@ -110,6 +110,16 @@ def step_sizes(
             if earlier is not None and (other := kept[earlier[0]]) is not None:
                 mine.changes.append(_live(facts, whole, sent.live, other, other.block.take(earlier[1]).live))
     return _between(found, np.array([max(1.0, float(facts.live[number - 1])) for number in layers]))
+
+
+def _packed(sent: Block, known: dict[tuple[int, bytes], int]) -> int:
+    """The bytes of the encoded values of a block. ``known``: those of blocks without live samples: many are equal in a deep network."""
+    if len(sent.live):
+        return len(pack(sent).values)
+    key = sent.rows, sent.values.tobytes()
+    if key not in known:
+        known[key] = len(pack(sent).values)
+    return known[key]
 
 
 def _between(found: dict[int, _Found], alive: NDArray[np.float64]) -> list[StepSizes]:

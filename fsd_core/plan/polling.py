@@ -19,6 +19,7 @@ __all__ = ["Bundles", "Inbox"]
 Array = NDArray[np.float64]
 LOOK_S = 1.0  # a rank that finds no bundle looks for failures and for news, in turns, if it did not for so long
 POLLS = 60  # of one bundle: by then the pauses are half a second
+_sum = np.add.reduce  # as `numpy.sum`, which takes three times as long for small arrays
 
 
 @attrs.define(eq=False)
@@ -38,13 +39,18 @@ class Inbox:
     _looked: Array = attrs.field(init=False)  # when the last receive looked: it took what was there for later steps too
     _waited: Array = attrs.field(init=False)
     _opening: Array = attrs.field(init=False)  # seconds that its first receive takes to open a connection
+    _due_s: float = attrs.field(init=False)  # half of a lease
+    _full: float = attrs.field(init=False)  # so many deliveries are acknowledged at once
 
     def __attrs_post_init__(self) -> None:
-        shape = self.shared.shape
+        shape, limits = self.shared.shape, self.outline.messages
         self.receives, self.units, self.acks = (np.zeros(shape[0]) for _ in range(3))
         self._tokens, self._oldest, self._waited = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self._looked = np.full(shape, -np.inf)
         self._opening = self.sampler.draw("connect", self.shared)
+        row = self.sampler.table.rows.get("deliver") if self.sampler.table else None
+        self._due_s = max(limits.lease_s / 2, limits.lease_s - (row.longest_ms / 1000 if row else 0.0)) / 2
+        self._full = float(ack_messages(limits))
 
     def keep(self, tokens: Array, since: Array) -> None:
         """The ranks have so many deliveries that are not acknowledged, (runs,), ``since`` (runs, ranks)."""
@@ -60,61 +66,84 @@ class Inbox:
         limits, sampler = self.outline.messages, self.sampler
         opened, receives = open_receiver(limits, self.eager), open_receives(limits, self.eager)
         copies = 2 if self.eager else 1
+        times = copies * self.weight
         order = np.sort(arrives, axis=2)
-        total = np.isfinite(order).sum(axis=2)  # payloads
-        each = messages.sum(axis=1) / np.maximum(1, (messages > 0).sum(axis=1))  # messages of a payload
+        total = _sum(np.isfinite(order), 2)  # payloads
+        each = _sum(messages, 1) / np.maximum(1, _sum(messages > 0, 1))  # messages of a payload
         most = np.maximum(1, limits.receive_messages // np.maximum(1.0, each)).astype(int)
-        have = np.minimum(total, (order <= self._looked[:, :, None]).sum(axis=2))
+        have = np.minimum(total, _sum(order <= self._looked[:, :, None], 2))
         # What came before its step began, a receive of the step before brought: in a step of few payloads, one that brought nothing else.
-        self.receives += copies * self.weight * (have / np.maximum(1, total) ** 2).sum(axis=1)
-        self._remember(copies * self.weight * have * each, asked)
+        if have.any():
+            self.receives += times * _sum(have / np.maximum(1, total) ** 2, 1)
+            self._remember(times * have * each, asked)
+        else:
+            self._ack(self._due(asked))
+        rows = np.arange(total.size).reshape(total.shape) * order.shape[2]
         done, now = asked.copy(), asked.copy()
         while (open_ := have < total).any():
-            first = np.take_along_axis(order, np.minimum(have, order.shape[2] - 1)[:, :, None], axis=2)[:, :, 0]
-            looked = np.maximum(now, np.where(open_, first, now))
+            every = bool(open_.all())  # the usual case: then nothing has to be chosen
+            looked = np.maximum(now, order.take(rows + np.minimum(have, order.shape[2] - 1)))
+            looked = looked if every else np.where(open_, looked, now)
             self._wait(now, looked, copies)
-            got = np.minimum((order <= looked[:, :, None]).sum(axis=2) - have, most)
-            got = np.where(open_, np.maximum(got, 1), 0)
-            took = sampler.draw("receive", self.shared) + np.where(open_, self._opening, 0.0)
-            self._opening = np.where(open_, 0.0, self._opening)
-            size = got * each * mean_bytes
+            got = np.maximum(np.minimum(_sum(order <= looked[:, :, None], 2) - have, most), 1)
+            got = got if every else np.where(open_, got, 0)
+            took = sampler.draw("receive", self.shared)
+            if self._opens:
+                took += np.where(open_, self._opening, 0.0)
+                self._opening = np.where(open_, 0.0, self._opening)
+            count = got * each
+            size = count * mean_bytes
             came = np.maximum(now + took / receives, looked) + sampler.transfer("receive", "read", size)
-            done = np.where(open_, came, done)
             have = have + got
-            calls = np.where(open_, np.maximum(1.0, np.ceil(got * each / limits.receive_messages)), 0.0)
-            self.receives += copies * self.weight * calls.sum(axis=1)
-            self.units += copies * self.weight * np.where(open_, np.maximum(calls, np.ceil(size / limits.billing_bytes)), 0.0).sum(axis=1)
-            self._looked = np.where(open_, looked, self._looked)
-            self._remember(copies * self.weight * np.where(open_, got * each, 0.0), came)
-            now = np.where(open_, came if opened else came + linger_s(self._waited), now)
+            calls = np.maximum(1.0, np.ceil(count / limits.receive_messages))
+            units = np.maximum(calls, np.ceil(size / limits.billing_bytes))
+            self.receives += times * _sum(calls if every else np.where(open_, calls, 0.0), 1)
+            self.units += times * _sum(units if every else np.where(open_, units, 0.0), 1)
+            self._remember(times * count, came)
+            next_ = came if opened else came + linger_s(self._waited)
+            if every:
+                done, self._looked, now = came, looked, next_
+            else:
+                done, self._looked = np.where(open_, came, done), np.where(open_, looked, self._looked)
+                now = np.where(open_, next_, now)
         self._waited = done - asked
         return done
 
+    @property
+    def _opens(self) -> bool:
+        """Whether the next receive of a rank opens a connection, which takes time."""
+        return bool(self._opening.any())
+
     def _wait(self, since: Array, until: Array, copies: int) -> None:
         """A receive that waits ends without a message when acks are due, and after the longest wait of the service."""
-        due = self._due(until)
-        self.receives += self.weight * copies * (due + np.floor((until - since) / self.outline.messages.wait_s)).sum(axis=1)
+        due, waits = self._due(until), np.floor((until - since) / self.outline.messages.wait_s)
+        if due is not None or waits.any():
+            self.receives += self.weight * copies * _sum(waits if due is None else due + waits, 1)
         self._ack(due)
 
-    def _due(self, now: Array) -> NDArray[np.bool_]:
-        """Whether half of the lease of the oldest delivery is over. `--latency` shortens the lease by the longest delivery."""
-        lease_s, row = self.outline.messages.lease_s, self.sampler.table.rows.get("deliver") if self.sampler.table else None
-        lease_s = max(lease_s / 2, lease_s - (row.longest_ms / 1000 if row else 0.0))
-        return (self._tokens > 0) & (now - self._oldest >= lease_s / 2)
+    def _due(self, now: Array) -> NDArray[np.bool_] | None:
+        """Whether half of the lease of the oldest delivery is over; `None`: nowhere. `--latency` shortens it by the longest delivery."""
+        old = now - self._oldest >= self._due_s
+        if not old.any():
+            return None
+        due: NDArray[np.bool_] = (self._tokens > 0) & old
+        return due
 
-    def _ack(self, late: NDArray[np.bool_]) -> None:
-        self.acks += np.where(late, np.ceil(self._tokens / self.outline.messages.batch_messages), 0.0).sum(axis=1)
-        self._tokens = np.where(late, 0.0, self._tokens)
+    def _ack(self, late: NDArray[np.bool_] | None) -> None:
+        if late is not None:
+            self.acks += _sum(np.where(late, np.ceil(self._tokens / self.outline.messages.batch_messages), 0.0), 1)
+            self._tokens = np.where(late, 0.0, self._tokens)
 
     def _remember(self, count: Array, now: Array) -> None:
-        size = float(ack_messages(self.outline.messages))
         self._ack(self._due(now))
-        self._oldest = np.where((self._tokens == 0) & (count > 0), now, self._oldest)
+        some = count > 0
+        self._oldest = np.where((self._tokens == 0) & some, now, self._oldest)
         self._tokens = self._tokens + count
-        full = np.floor(self._tokens / size)
-        self.acks += full.sum(axis=1)
-        self._tokens = self._tokens - full * size
-        self._oldest = np.where((full > 0) & (count > 0), now, self._oldest)
+        if (self._tokens >= self._full).any():
+            full = np.floor(self._tokens / self._full)
+            self.acks += _sum(full, 1)
+            self._tokens = self._tokens - full * self._full
+            self._oldest = np.where((full > 0) & some, now, self._oldest)
 
     def finish(self) -> None:
         """Acknowledge the rest."""
@@ -145,30 +174,38 @@ class Bundles:
         """
         sampler, poll_s = self.sampler, self.outline.objects.poll_s
         wanted, shape = np.isfinite(visible), visible.shape
-        since = np.broadcast_to(asked[:, :, None], shape)
+        since = asked[:, :, None]
         if self._took is None or self._took.shape != shape:
             self._took = np.zeros(shape)
-        shared = np.broadcast_to(self.shared[:, :, None], shape)
+        shared = self.shared[:, :, None]
         self._looked = asked if self._looked is None else self._looked
         at = since + first_get_s(self._took, self.eager)
         came = np.where(wanted, np.inf, -np.inf)
         open_ = wanted.copy()
+        left = open_.any()
         for _ in range(POLLS):
-            if not open_.any():
+            if not left:
                 break
-            took = sampler.draw("get", shared)
-            self.gets += self.weight * open_.sum(axis=(1, 2))
-            hit = open_ & (at + took / 2 >= visible)
-            came = np.where(hit, at + took, came)
-            open_ = open_ & ~hit
-            self._look(np.where(open_, at + took, -np.inf).max(axis=2))
-            at = np.where(open_, at + took + next_get_s(at + took - since, self.eager, poll_s), at)
-        came = np.where(open_, visible + sampler.draw("get", shared), came)
+            took = sampler.draw("get", shared, shape)
+            self.gets += self.weight * _sum(open_.reshape(len(open_), -1), 1)
+            hit = at + took / 2 >= visible
+            hit &= open_
+            at += took
+            np.copyto(came, at, where=hit)
+            open_ ^= hit
+            left = open_.any()
+            if left:  # where a rank has its bundle, what follows changes nothing
+                self._look(np.where(open_, at, -np.inf).max(axis=2))
+                at += next_get_s(at - since, self.eager, poll_s)
+        if left:
+            came = np.where(open_, visible + sampler.draw("get", shared, shape), came)
+        else:
+            sampler.unused("get", shape)
         if more.any():
-            came = came + np.where(more, sampler.draw("get", shared), 0.0)
+            came = came + np.where(more, sampler.draw("get", shared, shape), 0.0)
         self._took = np.where(wanted, came - since, self._took)
         own = np.where(wanted, came + sizes * sampler.own_rate("get"), -np.inf).max(axis=2)
-        link = asked + np.where(wanted, sizes, 0.0).sum(axis=2) * sampler.link_rate("read")
+        link = asked + _sum(np.where(wanted, sizes, 0.0), 2) * sampler.link_rate("read")
         done: Array = np.maximum(np.maximum(own, link), asked)
         return done
 
@@ -178,7 +215,9 @@ class Bundles:
         Steps that stand for several are as far from each other as these, and a rank looks once a second in all of them.
         """
         assert self._looked is not None
-        seconds = np.maximum(0.0, missed - self._looked)
-        count = np.floor(seconds / LOOK_S)
-        self.gets += (count if self.weight > 1 else np.minimum(1.0, count)).sum(axis=1)
+        seconds = missed - self._looked
+        if seconds.max() < LOOK_S:
+            return
+        count = np.floor(np.maximum(0.0, seconds) / LOOK_S)
+        self.gets += _sum(count if self.weight > 1 else np.minimum(1.0, count), 1)
         self._looked = np.where(count > 0, missed, self._looked)

@@ -22,6 +22,7 @@ from fsd_core.plan.counts import fixed
 from fsd_core.plan.ending import recorded
 from fsd_core.plan.following import collected, written_pieces
 from fsd_core.plan.launching import BEGIN_S, launched, prepared
+from fsd_core.plan.received import Tables
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
 from fsd_core.plan.split import Split
@@ -86,6 +87,11 @@ class Platform:
             computes = found * computes_s
             found = max(1.0, (1 + others * computes / max(1e-9, computes + waits_s)) / cores)
         return found
+
+    def shares_cores(self, split: Split) -> bool:
+        """Whether `crowd` may be more than 1: not if each worker has a core for itself, and waits for others, as in a pipeline."""
+        busy = self._busy(split)
+        return self.crowded and busy > 1 and (split.parallel.pipeline == 1 or busy > (os.cpu_count() or 1))
 
     def gain(self, split: Split) -> float:
         """How many times faster a worker of this split computes with all cores that it has than with one."""
@@ -181,9 +187,15 @@ def predict_each(
     replicas = int(min(shape.data, max(1, VALUES // (count * shape.tensor**2))))
     whole = Sampler(first.table, count, seed, seeds=first.seeds, variants=variants)
     starting = max(1.0, shape.workers / (os.cpu_count() or 1)) if first.crowded else 1.0
-    options: dict[str, Any] = {"channel": channel, "eager": eager, "keep": keep, "most_batches": most_batches}
+    options: dict[str, Any] = {
+        "channel": channel,
+        "eager": eager,
+        "keep": keep,
+        "most_batches": most_batches,
+        "tables": Tables(split, channel),
+    }
     crowd = 1.0
-    if first.crowded:  # a brief simulation of workers that have cores for themselves tells how long they wait
+    if first.shares_cores(split):  # a brief simulation of workers that have cores for themselves tells how long they wait
         alone = Cpu(first.pace, 1.0, first.gain(split), starting)
         brief = Simulation(split, around, outline, Sampler(first.table, BRIEF, seed, seeds=first.seeds), alone, **options)
         flow = brief.run(np.zeros((BRIEF, shape.parts)))

@@ -56,6 +56,8 @@ class Sampler:
         self._hour: Array = np.repeat(like._hour, copies) if like else hours
         self._shares = (table.hour_share, table.function_share) if table else (0.0, 0.0)
         self._own = float(np.sqrt(max(0.0, 1 - sum(self._shares))))
+        self._curves: dict[str, tuple[Row, Array, Array] | None] = {}
+        self._rates: dict[tuple[str, str], float | None] = {}  # bytes a second, by verb and direction; `None`: no limit
 
     def client(self) -> Array:
         """What all requests of the client share, as standard deviations: (runs,)."""
@@ -95,25 +97,64 @@ class Sampler:
         ``worst_of``: the largest of so many draws of the same function, 1 or more.
         """
         shape = shared.shape if shape is None else shape
-        row = self.table.rows.get(verb) if self.table else None
-        if row is None:
+        known = self._known(verb)
+        if known is None:
             return np.zeros(shape)
+        row, deviations, logs = known
         if isinstance(worst_of, float) and worst_of == 1.0:
             normal = self._random.standard_normal(shape)
         else:
             normal = np.interp(self._random.random(shape) ** (1 / np.maximum(worst_of, 1.0)), _CHANCES, _NORMALS)
-        found: Array = np.exp(np.interp(shared + self._own * normal, *_curve(row)))
+        normal *= self._own
+        normal += shared
+        found: Array = np.interp(normal, deviations, logs)
+        np.exp(found, out=found)
         if row.second_share:
             found = np.where(self._random.random(shape) < row.second_share, found * row.second_factor, found)
             found = np.minimum(found, row.longest_ms / 1000)
         return found
 
+    def ahead(self, verb: str, shared: Array, count: int) -> Array:
+        """What so many calls of `draw` with the ``worst_of`` 1 give, (count, ...). `give_back` takes the last ones back."""
+        known = self._known(verb)
+        if known is None or known[0].second_share:
+            return np.stack([self.draw(verb, shared, worst_of=1) for _ in range(count)])
+        normal = np.interp(self._random.random((count, *shared.shape)), _CHANCES, _NORMALS)
+        normal *= self._own
+        normal += shared
+        found: Array = np.interp(normal, *known[1:])
+        return np.exp(found, out=found)
+
+    def give_back(self, verb: str, shared: Array, count: int) -> None:
+        """The last ``count`` draws of `ahead` were not used: the next ones are the same as without them."""
+        known = self._known(verb)
+        if known is not None:
+            self._random.bit_generator.advance(-count * shared.size * (2 if known[0].second_share else 1))  # type: ignore[attr-defined]
+
+    def _known(self, verb: str) -> tuple[Row, Array, Array] | None:
+        """The row of a verb with its curve; `None` if the table has none."""
+        if verb not in self._curves:
+            row = self.table.rows.get(verb) if self.table else None
+            self._curves[verb] = None if row is None else (row, *_curve(row))
+        return self._curves[verb]
+
+    def unused(self, verb: str, shape: tuple[int, ...]) -> None:
+        """What `draw` does, apart from the result, which nobody needs: the draws that follow are the same ones."""
+        known = self._known(verb)
+        if known is not None:
+            self._random.standard_normal(shape)
+            if known[0].second_share:
+                self._random.random(shape)
+
     def transfer(self, verb: str, direction: str, size: Array | float) -> Array:
         """The seconds that one function takes to transfer so many bytes. ``direction``: read or write."""
-        row = self.table.rows.get(verb) if self.table else None
-        link = self.table.links.get(direction) if self.table else None
-        rates = [each for each in (row and row.mb_per_s, link and link.mb_per_s) if each]
-        return np.asarray(size, np.float64) / (1e6 * min(rates)) if rates else np.zeros(np.shape(size))
+        if (verb, direction) not in self._rates:
+            row = self.table.rows.get(verb) if self.table else None
+            link = self.table.links.get(direction) if self.table else None
+            rates = [each for each in (row and row.mb_per_s, link and link.mb_per_s) if each]
+            self._rates[verb, direction] = 1e6 * min(rates) if rates else None
+        rate = self._rates[verb, direction]
+        return np.asarray(size, np.float64) / rate if rate is not None else np.zeros(np.shape(size))
 
     def own_rate(self, verb: str) -> float:
         """The seconds of a byte of one request of ``verb``, without the link that requests share."""

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.channel.packing import COPY_BYTES
-from fsd_core.partition.stages import DECODE_S, ENCODE_S
 from fsd_core.plan.counts import Exchange, Fixed, exchange
 from fsd_core.plan.polling import Bundles, Inbox
+from fsd_core.plan.received import Received, Tables
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Split
 from fsd_core.protocol.shard import READS
@@ -27,11 +27,11 @@ from fsd_core.worker.loop import ABORT_CHECK_S
 __all__ = ["Cpu", "Flow", "Simulation"]
 
 Array = NDArray[np.float64]
-# Processor seconds, on the core that `Cpu.pace` refers to, of what a worker does beside multiplying: Python, numpy and zstd for one step,
-# for each payload that it sends or receives, and for one request. Of local runs; no benchmark measures them again.
-STEP_S, PAYLOAD_S, REQUEST_S = 0.6e-3, 0.45e-3, 0.15e-3
-GROUPS = 8
+# Processor seconds, on the core that `Cpu.pace` refers to, of what a worker does beside multiplying: Python, numpy and zstd for one step.
+# Of local runs; no benchmark measures them again.
+STEP_S = 0.6e-3
 POOL_THREADS = 16  # of a worker: `fsd_core.worker.rank.THREADS`
+_sum = np.add.reduce  # as `numpy.sum`, which takes three times as long for small arrays
 
 
 @attrs.frozen(eq=False)
@@ -64,7 +64,7 @@ class Flow:
 
 
 class Simulation:
-    """One replica under one table of latencies. `run` simulates it."""
+    """One replica under one table of latencies. `run` simulates it. ``tables``: of another simulation of the same split and channel."""
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Simulation:
         eager: bool,
         keep: bool,
         most_batches: int,
+        tables: Tables | None = None,
     ) -> None:
         self.split, self.fixed, self.outline = split, fixed, outline
         self.sampler, self.cpu, self.channel, self.eager, self.keep = sampler, cpu, channel, eager, keep
@@ -89,14 +90,25 @@ class Simulation:
         self.inboxes = [Inbox(sampler, outline, shared, eager) for shared in self.shared]
         self.bundles = [Bundles(sampler, outline, shared, eager) for shared in self.shared]
         self.work = split.work_s * split.share
-        self.leaving = [self._leaving(stage) for stage in range(stages)]
+        self.inside, self.leaving = self._inside(), self._leaving()
         self.cpu_used = np.zeros(sampler.runs)
+        self.tables = Tables(split, channel) if tables is None else tables
 
-    def _leaving(self, stage: int) -> list[Exchange]:
-        """What the ranks of a stage send to later stages."""
-        ranks, last = self._ranks(stage), self.split.stages[stage][1]
-        after = [each for layer, each in self.exchanges.items() if layer > last]
-        return [each for each in after if ((each.step.sources >= ranks.start) & (each.step.sources < ranks.stop)).any()]
+    def _inside(self) -> list[list[Exchange]]:
+        """For each stage: what its ranks send each other."""
+        found: list[list[Exchange]] = []
+        for first, last in self.split.stages:
+            found.append([self.exchanges[step.layer] for step in self.split.steps if first + 1 < step.layer <= last])
+        return found
+
+    def _leaving(self) -> list[list[Exchange]]:
+        """For each stage: what its ranks send to later stages."""
+        found: list[list[Exchange]] = [[] for _ in self.split.stages]
+        for layer, each in self.exchanges.items():
+            for stage in np.unique(each.step.sources // self.tensor).tolist():
+                if layer > self.split.stages[stage][1]:
+                    found[stage].append(each)
+        return found
 
     def _prepared(self, stage: int) -> Array:
         """The time of the ranks of a stage to prepare what is loaded, where they do that before anything else."""
@@ -128,7 +140,8 @@ class Simulation:
                 if batch and not self.keep:
                     (waits,) = self._loaded([stage], [free[stage]])
                 free[stage] = self._stage(stage, first, last, free[stage], waits, sent)
-                free[stage] = free[stage] + sum(self._encode(each, stage) for each in self.leaving[stage])
+                if self.leaving[stage]:
+                    free[stage] = free[stage] + sum(self._encode(each, stage) for each in self.leaving[stage])
                 sent.append(free[stage])
         if batches > some:  # by now the stages work side by side: each further batch takes as long as the last one
             step = free[last_writer].max(axis=1) - earlier[last_writer].max(axis=1)
@@ -160,7 +173,7 @@ class Simulation:
         """(runs,): the gets by which ranks that wait for no other look whether the run is over: two, once a second."""
         found = np.zeros(self.sampler.runs)
         for stage, (first, last) in enumerate(self.split.stages):
-            if not any(first + 1 < step.layer <= last for step in self.split.steps):
+            if not self.inside[stage]:
                 work = self.work[first:last, self._ranks(stage)].sum(axis=0) * self.split.replica_batches
                 computes = self.cpu.seconds(work) / self.cpu.gain
                 found += 2 * np.floor((loaded[stage] + computes) / ABORT_CHECK_S).sum(axis=1)
@@ -207,9 +220,8 @@ class Simulation:
     def _stage(self, stage: int, first: int, last: int, free: Array, ready: Array | None, sent: Sequence[Array]) -> Array:
         """When the ranks of a stage have computed a micro-batch. ``ready``: when its layers are loaded, ``sent``: when the stages before
         it have sent."""
-        ranks = self._ranks(stage)
+        ranks, inside = self._ranks(stage), self.inside[stage]
         now = free if ready is None else np.maximum(free, ready[0])
-        inside = [self.exchanges[step.layer] for step in self.split.steps if first + 1 < step.layer <= last]
         work, prepare = self.work[first:last, ranks].sum(axis=0), self.split.ready_s[first:last, ranks].sum(axis=0)
         if ready is not None and self.split.loads_first:
             now, ready = ready[-1] + self._prepared(stage), None
@@ -220,94 +232,67 @@ class Simulation:
             now = now + own
             return now if ready is None else np.maximum(now, ready[-1] + own / max(1, len(ready)))
         weights = sum(each.step.weight for each in inside)
+        step_cpu = own / weights
         for number, each in enumerate(inside):
-            before = now
+            before, away = now, each.step.waits
             if ready is not None:
                 now = np.maximum(now, ready[min(len(ready) - 1, 1 + number * len(ready) // len(inside))])
-            step_cpu, away = own / weights, each.step.waits
             sending = now + self._encode(each, stage)
             now = self._receive(each, stage, sending + step_cpu * (1 - away), [*sent, sending]) + step_cpu * away
-            now = now + (now - before).mean(axis=1, keepdims=True) * (each.step.weight - 1)
+            if each.step.weight != 1:
+                now = now + _sum(now - before, 1, keepdims=True) / self.tensor * (each.step.weight - 1)
         return now
 
     def _spend(self, work: Array | float) -> Array:
         """The time for so much work, as `Cpu.seconds`. The mean over ranks counts as computing."""
         took = self.cpu.seconds(work)
-        self.cpu_used += took.sum(axis=-1)
+        self.cpu_used += _sum(took, -1)
         return took
 
     def _encode(self, each: Exchange, stage: int) -> Array:
         """(ranks of the stage,): the time to encode what a stage sends in a step."""
-        step, ranks = each.step, self._ranks(stage)
-        mine = (step.sources >= ranks.start) & (step.sources < ranks.stop)
-        work = _summed(step.sources[mine] - ranks.start, step.values(self.share)[mine] * ENCODE_S + PAYLOAD_S, self.tensor)
-        return self._spend(work * step.weight) / step.weight
+        weight = each.step.weight
+        return self._spend(self.tables.encoding(each, stage) * weight) / weight
 
     def _receive(self, each: Exchange, stage: int, asked: Array, sent: Sequence[Array]) -> Array:
         """When the ranks of a stage have received and decoded the payloads of a step.
 
         ``sent``: when the ranks of each stage up to this one have sent.
         """
-        step, sampler, shared = each.step, self.sampler, self.shared[stage]
-        base = stage * self.tensor
-        stages = slice(int(step.sources.min()) // self.tensor, int(step.sources.max()) // self.tensor + 1)  # that send
-        shape = (sampler.runs, self.tensor, self.tensor * (stages.stop - stages.start))
-        rows, columns = step.targets - base, step.sources - stages.start * self.tensor
-        source = np.broadcast_to(np.concatenate(sent[stages], axis=1)[:, None, :], shape)
-        sender = np.broadcast_to(np.concatenate(self.shared[stages], axis=1)[:, None, :], shape)
-        wire, pieces, present = (
-            _table(each.wire, rows, columns, shape),
-            _table(each.pieces, rows, columns, shape),
-            np.zeros(shape[1:], bool),
-        )
-        present[rows, columns] = True
-        stored = _table(each.stored, rows, columns, shape).astype(bool)
-        begun = source + wire * (sampler.link_rate("write") + sampler.own_rate("put" if self.channel == "object" else "publish"))
-        if stored.any():
-            begun = np.where(stored, begun + sampler.draw("put", sender), begun)
-        weight = step.weight
+        weight, sampler, shared = each.step.weight, self.sampler, self.shared[stage]
+        table = self.tables.received(each, stage)
+        shape = (sampler.runs, *table.present.shape)
+        source, sender = (_joined(some[table.stages])[:, None, :] for some in (sent, self.shared))
+        begun = source + table.wire * (sampler.link_rate("write") + sampler.own_rate("put" if self.channel == "object" else "publish"))
+        if table.some_stored:
+            begun = np.where(table.stored, begun + sampler.draw("put", sender, shape), begun)
         if self.channel == "object":
             bundles = self.bundles[stage]
             bundles.weight = weight
-            sizes = _table(each.payloads, rows, columns, shape)
-            more = _table(each.second_get, rows, columns, shape).astype(bool)
-            got = bundles.receive(asked, np.where(present, begun, np.inf), sizes, more)
+            got = bundles.receive(asked, np.where(table.present, begun, np.inf), table.payloads, table.second_get)
         else:
             inbox = self.inboxes[stage]
             inbox.weight = weight
-            # The messages of a payload arrive one by one, in so many groups at most.
-            groups = np.clip(pieces, 1.0, GROUPS)
-            size = np.broadcast_to(np.maximum(pieces, 1.0) / groups, shape)
-            some = [present & (number < groups) for number in range(int(groups[present].max(initial=1.0)))]
-            arrives = [np.where(which, begun + self._delivery(sender, size, wire), np.inf) for which in some]
-            messages = [np.where(which, pieces / groups, 0.0) for which in some]
-            mean = float(each.payloads[~each.stored].sum() / max(1.0, each.pieces[~each.stored].sum()))
-            got = inbox.receive(asked, np.concatenate(arrives, axis=2), np.concatenate(messages, axis=1), mean)
-            if stored.any():
-                fetched = sampler.draw("get", shared) + sampler.transfer(
-                    "get", "read", _table(each.payloads, rows, columns, shape).max(axis=1)
-                )
-                got = np.where((stored & present).any(axis=1), got + fetched, got)
-        work = _summed(rows, step.values(self.share) * DECODE_S + PAYLOAD_S, self.tensor)
-        return got + self._spend(work * weight) / weight
+            arrives = [np.where(which, begun + self._delivery(sender, table, shape), np.inf) for which in table.groups]
+            got = inbox.receive(
+                asked, arrives[0] if len(arrives) == 1 else np.concatenate(arrives, axis=2), table.messages, table.mean_bytes
+            )
+            if table.some_stored:
+                fetched = sampler.draw("get", shared) + sampler.transfer("get", "read", table.payloads.max(axis=1))
+                got = np.where((table.stored & table.present).any(axis=1), got + fetched, got)
+        return got + self._spend(table.decoding * weight) / weight
 
-    def _delivery(self, sender: Array, pieces: Array, wire: Array) -> Array:
-        """The seconds from the publishes of payloads of so many pieces and bytes until their deliveries."""
+    def _delivery(self, sender: Array, table: Received, shape: tuple[int, ...]) -> Array:
+        """The seconds from the publishes of payloads until the delivery of a group of their messages."""
         rows = self.sampler.table.rows if self.sampler.table else {}
         verb = "deliver_direct" if self.eager and "deliver_direct" in rows else "deliver"
-        one = self.sampler.draw(verb, sender, worst_of=pieces)
+        one = self.sampler.draw(verb, sender, shape, worst_of=table.group_messages)
         if not self.eager:
             return one
-        return np.where(wire <= COPY_BYTES, np.minimum(one, self.sampler.draw(verb, sender, worst_of=pieces)), one)
+        other = self.sampler.draw(verb, sender, shape, worst_of=table.group_messages)
+        return np.where(table.wire <= COPY_BYTES, np.minimum(one, other), one)
 
 
-def _summed(ranks: NDArray[np.int64], values: Array, count: int) -> Array:
-    """(count,): the sum of the values of each rank."""
-    return np.asarray(np.bincount(ranks, values, count), np.float64)
-
-
-def _table(values: NDArray[np.generic], rows: NDArray[np.int64], columns: NDArray[np.int64], shape: tuple[int, ...]) -> Array:
-    """(targets, sources) with a number for each pair."""
-    found = np.zeros(shape[1:])
-    found[rows, columns] = values
-    return found
+def _joined(times: Sequence[Array]) -> Array:
+    """Those of several stages, (runs, ranks of all of them)."""
+    return times[0] if len(times) == 1 else np.concatenate(times, axis=1)

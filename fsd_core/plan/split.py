@@ -89,5 +89,8 @@ class Split:
             inside = [step for step in self.steps if first + 1 < step.layer <= last]
             kept += [step for step in self.steps if step.layer == first + 1]
             chosen: list[int] = np.unique(np.linspace(0, len(inside) - 1, min(most, len(inside))).astype(int)).tolist() if inside else []
-            kept += [attrs.evolve(inside[number], weight=len(inside) / len(chosen)) for number in chosen]
+            weight = len(inside) / max(1, len(chosen))
+            kept += [
+                inside[number] if weight == inside[number].weight else attrs.evolve(inside[number], weight=weight) for number in chosen
+            ]
         return attrs.evolve(self, steps=tuple(kept))

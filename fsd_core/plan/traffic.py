@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import attrs
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = ["Estimator", "RowSplit", "of_partition"]
 ENCODE_COST = 2.0  # about the seconds that a split may take to encode samples of what travels
 PAIRS, ESTIMATE_COST, ESTIMATE_SAMPLES = 3, 0.15, 256  # an estimate encodes so many pairs of a layer, of so many live samples
 COUNTED_NONZEROS = 4_000_000  # weights that an estimate looks at for one number of ranks; other layers move as much as their neighbours
+TOGETHER = 16  # ranks: a plan prices splits over each power of two up to this
 IMBALANCE = 1.05  # the largest share of a layer's work, as a multiple of an equal share
 SEGMENT_BYTES, SEGMENT_ROW_BYTES = 900, 4  # of a layer in a shard: its head, and each row that the rank sends
 
@@ -41,6 +43,7 @@ class RowSplit(Split):
     inputs: NDArray[np.float64]  # (ranks,) rows of the input that a rank needs
     exact: bool  # from a computed partition
     index_share: float = 1.0  # see `fsd_core.plan.memory.index_share`
+    equal: dict[bytes, RankSizes] = attrs.field(factory=dict, repr=False)  # what stages have, one object for equal ones of all estimates
 
     @cached_property
     def sizes(self) -> list[RankSizes]:
@@ -63,8 +66,8 @@ class RowSplit(Split):
         return [RankSizes(tuple(each)) for each in found]
 
     def _by_stage(self, away: NDArray[np.float64]) -> list[RankSizes]:
-        """What the first rank of each stage has; one object for equal stages. ``away``: (layers, stages) rows that it receives."""
-        found, known = [], dict[bytes, RankSizes]()
+        """What the first rank of each stage has. ``away``: (layers, stages) rows that it receives."""
+        found, known = [], self.equal
         for stage, (first, last) in enumerate(self.stages):
             rank, own = stage * self.parallel.tensor, slice(first, last)
             held = np.concatenate([[self.inputs[rank] if first == 0 else 0.0], self.rows[own, rank][:-1]])
@@ -158,7 +161,7 @@ def _split(
         steps=tuple(steps),
         work_s=shares * facts.work_s[:, None],
         ready_s=shares * facts.ready_s[:, None],
-        reads=tuple(_reads(each[each > 0].tolist()) for each in segments.T),
+        reads=_all_reads(segments),
         input_bytes=_encoded(facts.whole[0], inputs / float(facts.widths[0])),
         output_bytes=_encoded(facts.whole[1], last / max(1.0, float(last.sum()))),
         live=tuple((facts.live / facts.samples).tolist()),
@@ -190,12 +193,24 @@ def _notes(facts: Facts, *, exact: bool) -> list[str]:
 def _segments(facts: Facts, shares: NDArray[np.float64], rows: NDArray[np.float64], steps: Sequence[Step]) -> NDArray[np.float64]:
     """The bytes of each layer in the shard of each rank, (layers, ranks); 0 where it has none. ``shares``: of the layer's weights."""
     found: NDArray[np.float64] = shares * facts.stored[:, None] + np.where(rows > 0, SEGMENT_BYTES, 0)
-    for step in steps:
-        sends = np.bincount(step.sources, step.rows * SEGMENT_ROW_BYTES, found.shape[1])
-        sources = np.unique(step.sources)
-        sends[sources] += np.where(found[step.layer - 1, sources] > 0, 0, SEGMENT_BYTES)
-        found[step.layer - 1] += sends
+    if steps:
+        places = np.concatenate([(step.layer - 1) * found.shape[1] + step.sources for step in steps])
+        sends = np.bincount(places, np.concatenate([step.rows for step in steps]) * SEGMENT_ROW_BYTES, found.size).reshape(found.shape)
+        heads = (np.bincount(places, minlength=found.size).reshape(found.shape) > 0) & (found == 0)
+        found += sends + np.where(heads, SEGMENT_BYTES, 0)
     return found
+
+
+def _all_reads(segments: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    """`_reads` of each rank; often, several ranks have equal segments."""
+    known: dict[bytes, tuple[float, ...]] = {}
+    found = []
+    for each in np.ascontiguousarray(segments.T):
+        key = each.tobytes()
+        if key not in known:
+            known[key] = _reads(each[each > 0].tolist())
+        found.append(known[key])
+    return tuple(found)
 
 
 def _reads(sizes: list[float]) -> tuple[float, ...]:
@@ -225,10 +240,21 @@ class Estimator:
 
     facts: Facts
     _moves: dict[tuple[int, int], NDArray[np.float64]] = attrs.field(factory=dict, init=False)
+    _pairs: dict[tuple[int, int, bool], tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = attrs.field(
+        factory=dict, init=False
+    )
     _sizes: dict[int, list[StepSizes]] = attrs.field(factory=dict, init=False)
+    _splits: dict[tuple[tuple[int, ...], int], RowSplit] = attrs.field(factory=dict, init=False)
+    _equal: dict[bytes, RankSizes] = attrs.field(factory=dict, init=False)
 
     def split(self, parallel: Parallel, starts: Sequence[int], batches: Sequence[int]) -> RowSplit:
         """The estimate of a split whose stages begin with the layers ``starts``, 0-based."""
+        key = tuple(starts), parallel.tensor
+        if key not in self._splits:
+            self._splits[key] = self._made(parallel, starts, batches)
+        return attrs.evolve(self._splits[key], parallel=parallel, batches=tuple(batches))
+
+    def _made(self, parallel: Parallel, starts: Sequence[int], batches: Sequence[int]) -> RowSplit:
         facts, tensor = self.facts, parallel.tensor
         layers, ranks = len(facts.nonzeros), parallel.parts
         sizes = self._step_sizes(tensor)
@@ -241,18 +267,15 @@ class Estimator:
             for layer in range(first, last):
                 if layer == 0 or (layer > first and tensor == 1):
                     continue
-                moved = self._moved(layer, tensor).copy()
-                if layer > first:
-                    np.fill_diagonal(moved, 0.0)
-                sources, targets = np.nonzero(moved)
+                sources, targets, counts = self._sent(layer, tensor, layer > first)
                 if not len(sources):
                     continue
-                counts = moved[sources, targets]
                 before = own.start - (tensor if layer == first else 0)
                 steps.append(_step(facts, layer + 1, sources + before, targets + own.start, counts, layer > first + 1, sizes[layer - 1]))
         inputs = np.zeros(ranks)
         inputs[:tensor] = self._moved(0, tensor).sum(axis=0)
-        return _split(facts, parallel, batches, starts, steps, rows, nonzeros, inputs, False, self._index_share)
+        made = _split(facts, parallel, batches, starts, steps, rows, nonzeros, inputs, False, self._index_share)
+        return attrs.evolve(made, equal=self._equal)
 
     @cached_property
     def _index_share(self) -> float:
@@ -275,12 +298,23 @@ class Estimator:
             self._sizes[tensor] = step_sizes(self.facts, numbers, counts, rows_of, before, ESTIMATE_COST, ESTIMATE_SAMPLES)
         return self._sizes[tensor]
 
+    def _sent(self, layer: int, tensor: int, inside: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """The pairs of ranks of which one sends the other rows before a layer, and how many; ``inside``: no rank sends itself any."""
+        key = layer, tensor, inside
+        if key not in self._pairs:
+            moved = self._moved(layer, tensor).copy()
+            if inside:
+                np.fill_diagonal(moved, 0.0)
+            sources, targets = np.nonzero(moved)
+            self._pairs[key] = sources, targets, moved[sources, targets]
+        return self._pairs[key]
+
     def _moved(self, layer: int, tensor: int) -> NDArray[np.float64]:
         """The rows that each rank (rows of the table) sends to each rank (columns) before a layer, with those that stay; 0-based."""
         if (layer, tensor) not in self._moves:
             nearest = self._counted_layer(layer)
             if (nearest, tensor) not in self._moves:
-                self._moves[nearest, tensor] = self._counted(nearest, tensor)
+                self._moves |= {(nearest, ranks): moved for ranks, moved in self._counted(nearest, tensor).items()}
             scale = self.facts.widths[layer] / self.facts.widths[nearest]
             self._moves[layer, tensor] = self._moves[nearest, tensor] * scale
         return self._moves[layer, tensor]
@@ -291,11 +325,25 @@ class Estimator:
         every = max(1, min(layers, -(-total // COUNTED_NONZEROS)))
         return min(layers - 1, layer // every * every + (1 if every > 1 and layer else 0)) if layer else 0
 
-    def _counted(self, layer: int, tensor: int) -> NDArray[np.float64]:
+    def _counted(self, layer: int, tensor: int) -> dict[int, NDArray[np.float64]]:
+        """By ``tensor``: the rows that each of so many ranks sends to each one before a layer.
+
+        One look at the weights tells it for all powers of two up to `TOGETHER`: a rank of 4 has the rows of two ranks of 8, one after
+        the other.
+        """
         model, width = self.facts.model, int(self.facts.widths[layer])
-        from_rank = spread(width, tensor) if layer == 0 or model is None else contiguous(work(model.layers[layer - 1]), tensor)
+
+        def sources(ranks: int) -> NDArray[np.int32]:
+            return spread(width, ranks) if layer == 0 or model is None else contiguous(work(model.layers[layer - 1]), ranks)
+
         if model is None or not isinstance((weights := model.layers[layer]).weights, Csr):
-            return np.repeat(np.bincount(from_rank, minlength=tensor)[:, None], tensor, axis=1).astype(np.float64)
-        rows, targets = np.nonzero(needs(weights, contiguous(work(weights), tensor), tensor))
-        pairs = from_rank[rows].astype(np.int64) * tensor + targets
-        return np.bincount(pairs, minlength=tensor * tensor).reshape(tensor, tensor).astype(np.float64)
+            return {tensor: np.repeat(np.bincount(sources(tensor), minlength=tensor)[:, None], tensor, axis=1).astype(np.float64)}
+        ranks = TOGETHER if tensor in (1, 2, 4, 8) else tensor
+        found, need, owner = {}, needs(weights, contiguous(work(weights), ranks), ranks), sources(ranks)
+        while True:
+            bounds = np.searchsorted(owner, np.arange(ranks + 1))
+            found[ranks] = np.array([np.count_nonzero(need[at:end], axis=0) for at, end in pairwise(bounds)], np.float64)
+            if ranks % 2:
+                return found
+            # Two flags of a byte each are one number, which is not 0 if one of them is set.
+            need, owner, ranks = need.view(np.uint16) != 0, owner // 2, ranks // 2
