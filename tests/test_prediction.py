@@ -422,6 +422,7 @@ def test_workers_share_cores_only_while_they_compute(monkeypatch: pytest.MonkeyP
     split = Estimator(facts).split(Parallel(tensor=8), [0], [SAMPLES])
     here = platform("local", crowded=True)
     assert here.crowd(split, 1.0, 0.0) == pytest.approx(4)  # all eight compute all the time
+    assert here.crowd(split, 1.0, -0.5) == pytest.approx(4)  # never more than there are
     assert here.crowd(split, 1.0, 100.0) == 1
     some = here.crowd(split, 1.0, 4.0)
     assert some == pytest.approx((1 + 7 * some / (some + 4)) / 2)

@@ -74,7 +74,8 @@ class Platform:
         return measured.speed if measured and measured.speed else self.speed
 
     def crowd(self, split: Split, computes_s: float, waits_s: float) -> float:
-        """How many workers of this split share a core. ``computes_s``: of a worker that has a core for itself; ``waits_s``: what it waits.
+        """How many workers of this split share a core. ``computes_s``: of a worker that has a core for itself; ``waits_s``: what it waits,
+        less than 0 where it computes while it loads.
 
         With n workers of which each computes for a share s of its time, 1 + (n - 1) s compute at once. They slow each other down, which
         makes s larger: a fixed point, found from above.
@@ -85,7 +86,7 @@ class Platform:
         found = max(1.0, (1 + others) / cores)
         for _ in range(30):
             computes = found * computes_s
-            found = max(1.0, (1 + others * computes / max(1e-9, computes + waits_s)) / cores)
+            found = max(1.0, (1 + others * computes / max(1e-9, computes + max(0.0, waits_s))) / cores)
         return found
 
     def shares_cores(self, split: Split) -> bool:
