@@ -236,10 +236,10 @@ Ended = Callable[..., None]
 @pytest.fixture
 def left(store: Store, monkeypatch: pytest.MonkeyPatch) -> Ended:
     """A function that ends a rank after it has sent 20 bytes to each pair of a target and a step: three payloads fill an object."""
-    monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 100)
+    monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 130)
 
     def left(rank: int, sent: Sequence[tuple[int, int]], incarnation: int = 0) -> None:
-        kept = Kept(100, Shelf(store, KEYS, rank, incarnation))
+        kept = Kept(130, Shelf(store, KEYS, rank, incarnation))
         for target, step in sent:
             kept.add(Sent(target, step, Kind.PAYLOAD, b"%d%d" % (rank, step) * 10))
         shelved, rest = ended(kept)
