@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,18 @@ from typing import Any
 import attrs
 import pytest
 
-from fsd_core.channel import ChannelConfig, HybridChannel, News, NewsList, QueueChannel, RankIdentity, StallLimit, Superseded, kept_budget
+from fsd_core.channel import (
+    ChannelConfig,
+    HybridChannel,
+    News,
+    NewsList,
+    QueueChannel,
+    RankIdentity,
+    StallLimit,
+    Superseded,
+    hybrid,
+    kept_budget,
+)
 from fsd_core.channel.frames import KEY_BYTES, Frame, Kind
 from fsd_core.channel.kept import KEPT_BYTES, RECORD_BYTES, Kept, Sent, Shelf, held_bytes, unpack
 from fsd_core.channel.mailbox import Duplicate, Mailbox
@@ -551,6 +563,39 @@ def test_a_finished_source_left_what_it_sent(make: Make, store: Store, monkeypat
             list(channel.receive(1))
         assert time.monotonic() - began < 60
         assert [news.kind for news in NewsList(store, KEYS).read()][:2] == ["lost", "hello"]
+
+
+def test_a_large_payload_of_a_finished_source_may_take_long_to_read(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the hybrid channel, the record has only its notice. A slow store must not end the run."""
+    monkeypatch.setattr("fsd_core.channel.channel.ASK_S", 0.05)
+    source, large, asked = make(1, hybrid=True), bytes(range(256)) * 4096, threading.Semaphore(0)
+    source.send(0, [(0, large)])
+    source.finish_sends()
+    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0, "shelved": 0}), ended(source.kept)[1]))
+    fetch = hybrid.fetch
+
+    def late(*arguments: Any) -> bytes:
+        for _ in range(3):
+            assert asked.acquire(timeout=60)
+        return fetch(*arguments)
+
+    monkeypatch.setattr(hybrid, "fetch", late)
+    with ThreadPoolExecutor(2) as pool:
+        some = Recovery(store, KEYS, 0, 1, pool)
+        some.on = True
+
+        def ask(step: int, ranks: Sequence[int]) -> None:
+            try:
+                some.ask(step, ranks)
+            finally:
+                asked.release()
+
+        channel = make(0, {0: [1]}, 1, ask=ask, hybrid=True)
+        some.begin(channel, 3, [1])
+        try:
+            assert list(channel.receive(0)) == [(1, large)]
+        finally:
+            asked.release(3)
 
 
 def test_a_function_that_was_taken_for_dead_does_not_end_the_run(store: Store) -> None:

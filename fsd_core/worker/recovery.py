@@ -105,7 +105,8 @@ class Recovery:
         assert self._left is not None
         self._left.look(sources)
         read = set(self._left.read)  # before the question what is missing: a record may have been read meanwhile
-        gone = sorted(read.intersection(self._channel.mailbox.missing(step)))
+        mailbox = self._channel.mailbox  # a payload whose notice has arrived is missing, but not gone
+        gone = sorted(source for source in read.intersection(mailbox.missing(step)) if mailbox.first_missing(source) == step)
         if gone and self._asked[1] >= ASKS and self._incarnation:  # else a message may only be late
             why = self._lost.reason if self._lost else "for an unknown reason"
             reason = f"this rank was lost ({why}), and rank {gone[0]} has ended without keeping its payloads: the budget is exceeded"
