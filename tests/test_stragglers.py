@@ -539,6 +539,17 @@ def test_the_client_calls_rank_0_slow_once_it_works_alone(store: Store) -> None:
     alone.waits(1000.0)  # the client still reads what it wrote
 
 
+def test_rank_0_gets_its_time_again_if_a_launch_that_was_given_up_is_repeated(store: Store) -> None:
+    """The platform refused the second function of rank 0, and starts it after the death of the first one."""
+    alone = Alone(store, slow_s=0.4)
+    for alone.incarnation in (1, 0):
+        alone.waits(1.5)
+    alone.incarnation = 1
+    alone.waits(1000.0)
+    with pytest.raises(RunFailed, match="rank 0 still works 1000 s"):
+        alone.waits(1000.0)
+
+
 def test_rank_0_that_works_alone_has_a_limit_where_slow_ranks_stay(store: Store) -> None:
     alone = Alone(store, slow_s=0.0)
     alone.waits(1.9)  # as long as the run has taken
