@@ -315,6 +315,25 @@ def test_a_payload_that_lies_behind_those_of_later_steps_is_found(make: Make, st
     assert [list(channel.receive(step)) for step in range(7)] == [[(1, b"1%d" % step * 10)] for step in range(7)]
 
 
+def test_large_payloads_of_a_finished_source_come_one_at_a_time(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the hybrid channel, one record may have the notices of the whole run: their payloads would not fit into the memory."""
+    source = make(1, hybrid=True)
+    monkeypatch.setattr(source, "publish_soon", lambda messages: None)  # the incarnation before has all messages
+    for step in range(7):
+        source.send(step, [(0, b"%d" % step * (source.piece_bytes + 1))])
+        source.finish_sends()
+    shelved, rest = ended(source.kept)
+    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0, "shelved": shelved}), rest))
+    channel = make(0, {step: [1] for step in range(7)}, 1, hybrid=True)
+    some, found = begin(store, channel, [1]), []
+    for step in range(7):
+        found.append(channel.mailbox.complete_until(1))
+        assert list(channel.receive(step)) == [(1, b"%d" % step * (source.piece_bytes + 1))]
+    assert found == [0, 1, 2, 3, 4, 5, None]
+    assert some._left is not None
+    assert some._left.read == {1}
+
+
 def test_reads_of_what_was_left_wait_in_no_thread(make: Make, store: Store, left: Ended) -> None:
     """One thread is enough for many sources, and is free between the reads."""
     sources = range(1, 7)
