@@ -91,6 +91,10 @@ def hello(rank: int, incarnation: int, step: int = 0) -> News:
     return News(kind="hello", rank=rank, incarnation=incarnation, step=step)
 
 
+def slow(rank: int, incarnation: int) -> News:
+    return News(kind="slow", rank=rank, incarnation=incarnation)
+
+
 # The news
 
 
@@ -615,6 +619,26 @@ def test_a_large_payload_of_a_finished_source_may_take_long_to_read(make: Make, 
             assert list(channel.receive(0)) == [(1, large)]
         finally:
             asked.release(3)
+
+
+@pytest.mark.parametrize(
+    ("news", "number"),
+    [
+        ([lost(0, 0), lost(0, 1)], 1),
+        ([slow(0, 0), lost(0, 1), lost(0, 0)], 2),  # the slow one went on after the death of its second function
+        ([lost(0, 0), slow(0, 1), slow(0, 1)], 1),
+        ([lost(0, 0), lost(0, 1), lost(1, 1)], 1),
+    ],
+)
+def test_the_last_incarnation_knows_whose_work_it_repeats(make: Make, store: Store, news: Sequence[News], number: int) -> None:
+    """The time until it has done this is in the result."""
+    for each in news:
+        NewsList(store, KEYS).add(each)
+    some = begin(store, make(0, {}, 2), [])
+    assert some._lost == news[number]
+    NewsList(store, KEYS).add(lost(0, 0))  # it comes too late
+    some.look()
+    assert some._lost == news[number]
 
 
 def test_a_function_that_was_taken_for_dead_does_not_end_the_run(store: Store) -> None:
