@@ -217,6 +217,22 @@ def test_what_is_kept_is_in_memory_once() -> None:
     assert peak < 1.3 * len(left)  # the buffer grows by an eighth
 
 
+def test_a_rank_that_goes_on_while_it_sends_again_copies_only_that() -> None:
+    kept, body = Kept(KEPT_BYTES), bytes(1 << 20)
+    for step in range(16):
+        kept.add(Sent(step % 8, step, Kind.PAYLOAD, body))
+    tracemalloc.start()
+    try:
+        parts = kept.of(1, 0)
+        kept.add(Sent(1, 16, Kind.PAYLOAD, b"x"))  # not before the parts are read
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert parts is not None
+    assert [[each.step for each in part] for part in parts] == [[1, 9]]
+    assert held < 24 << 20  # the buffer, which may be allocated anew, and two payloads
+
+
 def test_a_new_incarnation_gets_what_its_sources_put_into_the_store(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """From one that works, and from one that has ended."""
     monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 100)
