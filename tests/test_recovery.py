@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,18 @@ from typing import Any
 import attrs
 import pytest
 
-from fsd_core.channel import ChannelConfig, HybridChannel, News, NewsList, QueueChannel, RankIdentity, StallLimit, Superseded, kept_budget
+from fsd_core.channel import (
+    ChannelConfig,
+    HybridChannel,
+    News,
+    NewsList,
+    QueueChannel,
+    RankIdentity,
+    StallLimit,
+    Superseded,
+    hybrid,
+    kept_budget,
+)
 from fsd_core.channel.frames import KEY_BYTES, Frame, Kind
 from fsd_core.channel.kept import KEPT_BYTES, RECORD_BYTES, Kept, Sent, Shelf, held_bytes, unpack
 from fsd_core.channel.mailbox import Duplicate, Mailbox
@@ -77,6 +89,10 @@ def lost(rank: int, incarnation: int = 0, **fields: Any) -> News:
 
 def hello(rank: int, incarnation: int, step: int = 0) -> News:
     return News(kind="hello", rank=rank, incarnation=incarnation, step=step)
+
+
+def slow(rank: int, incarnation: int) -> News:
+    return News(kind="slow", rank=rank, incarnation=incarnation)
 
 
 # The news
@@ -201,6 +217,22 @@ def test_what_is_kept_is_in_memory_once() -> None:
     assert peak < 1.3 * len(left)  # the buffer grows by an eighth
 
 
+def test_a_rank_that_goes_on_while_it_sends_again_copies_only_that() -> None:
+    kept, body = Kept(KEPT_BYTES), bytes(1 << 20)
+    for step in range(16):
+        kept.add(Sent(step % 8, step, Kind.PAYLOAD, body))
+    tracemalloc.start()
+    try:
+        parts = kept.of(1, 0)
+        kept.add(Sent(1, 16, Kind.PAYLOAD, b"x"))  # not before the parts are read
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert parts is not None
+    assert [[each.step for each in part] for part in parts] == [[1, 9]]
+    assert held < 24 << 20  # the buffer, which may be allocated anew, and two payloads
+
+
 def test_a_new_incarnation_gets_what_its_sources_put_into_the_store(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """From one that works, and from one that has ended."""
     monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 100)
@@ -236,10 +268,10 @@ Ended = Callable[..., None]
 @pytest.fixture
 def left(store: Store, monkeypatch: pytest.MonkeyPatch) -> Ended:
     """A function that ends a rank after it has sent 20 bytes to each pair of a target and a step: three payloads fill an object."""
-    monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 100)
+    monkeypatch.setattr("fsd_core.channel.kept.SHELF_BYTES", 130)
 
     def left(rank: int, sent: Sequence[tuple[int, int]], incarnation: int = 0) -> None:
-        kept = Kept(100, Shelf(store, KEYS, rank, incarnation))
+        kept = Kept(130, Shelf(store, KEYS, rank, incarnation))
         for target, step in sent:
             kept.add(Sent(target, step, Kind.PAYLOAD, b"%d%d" % (rank, step) * 10))
         shelved, rest = ended(kept)
@@ -301,6 +333,25 @@ def test_a_payload_that_lies_behind_those_of_later_steps_is_found(make: Make, st
     channel = make(0, {step: [1] for step in range(7)}, 1)
     begin(store, channel, [1])
     assert [list(channel.receive(step)) for step in range(7)] == [[(1, b"1%d" % step * 10)] for step in range(7)]
+
+
+def test_large_payloads_of_a_finished_source_come_one_at_a_time(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the hybrid channel, one record may have the notices of the whole run: their payloads would not fit into the memory."""
+    source = make(1, hybrid=True)
+    monkeypatch.setattr(source, "publish_soon", lambda messages: None)  # the incarnation before has all messages
+    for step in range(7):
+        source.send(step, [(0, b"%d" % step * (source.piece_bytes + 1))])
+        source.finish_sends()
+    shelved, rest = ended(source.kept)
+    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0, "shelved": shelved}), rest))
+    channel = make(0, {step: [1] for step in range(7)}, 1, hybrid=True)
+    some, found = begin(store, channel, [1]), []
+    for step in range(7):
+        found.append(channel.mailbox.complete_until(1))
+        assert list(channel.receive(step)) == [(1, b"%d" % step * (source.piece_bytes + 1))]
+    assert found == [0, 1, 2, 3, 4, 5, None]
+    assert some._left is not None
+    assert some._left.read == {1}
 
 
 def test_reads_of_what_was_left_wait_in_no_thread(make: Make, store: Store, left: Ended) -> None:
@@ -551,6 +602,59 @@ def test_a_finished_source_left_what_it_sent(make: Make, store: Store, monkeypat
             list(channel.receive(1))
         assert time.monotonic() - began < 60
         assert [news.kind for news in NewsList(store, KEYS).read()][:2] == ["lost", "hello"]
+
+
+def test_a_large_payload_of_a_finished_source_may_take_long_to_read(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the hybrid channel, the record has only its notice. A slow store must not end the run."""
+    monkeypatch.setattr("fsd_core.channel.channel.ASK_S", 0.05)
+    source, large, asked = make(1, hybrid=True), bytes(range(256)) * 4096, threading.Semaphore(0)
+    source.send(0, [(0, large)])
+    source.finish_sends()
+    store.put(KEYS.record(1), records.join(seal({"rank": 1, "incarnation": 0, "shelved": 0}), ended(source.kept)[1]))
+    fetch = hybrid.fetch
+
+    def late(*arguments: Any) -> bytes:
+        for _ in range(3):
+            assert asked.acquire(timeout=60)
+        return fetch(*arguments)
+
+    monkeypatch.setattr(hybrid, "fetch", late)
+    with ThreadPoolExecutor(2) as pool:
+        some = Recovery(store, KEYS, 0, 1, pool)
+        some.on = True
+
+        def ask(step: int, ranks: Sequence[int]) -> None:
+            try:
+                some.ask(step, ranks)
+            finally:
+                asked.release()
+
+        channel = make(0, {0: [1]}, 1, ask=ask, hybrid=True)
+        some.begin(channel, 3, [1])
+        try:
+            assert list(channel.receive(0)) == [(1, large)]
+        finally:
+            asked.release(3)
+
+
+@pytest.mark.parametrize(
+    ("news", "number"),
+    [
+        ([lost(0, 0), lost(0, 1)], 1),
+        ([slow(0, 0), lost(0, 1), lost(0, 0)], 2),  # the slow one went on after the death of its second function
+        ([lost(0, 0), slow(0, 1), slow(0, 1)], 1),
+        ([lost(0, 0), lost(0, 1), lost(1, 1)], 1),
+    ],
+)
+def test_the_last_incarnation_knows_whose_work_it_repeats(make: Make, store: Store, news: Sequence[News], number: int) -> None:
+    """The time until it has done this is in the result."""
+    for each in news:
+        NewsList(store, KEYS).add(each)
+    some = begin(store, make(0, {}, 2), [])
+    assert some._lost == news[number]
+    NewsList(store, KEYS).add(lost(0, 0))  # it comes too late
+    some.look()
+    assert some._lost == news[number]
 
 
 def test_a_function_that_was_taken_for_dead_does_not_end_the_run(store: Store) -> None:

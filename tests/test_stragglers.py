@@ -466,6 +466,38 @@ def test_a_second_function_that_dies_after_the_answer_costs_no_answer(client: Cl
     assert client.spawner.started == [(1, 1)]
 
 
+@pytest.mark.parametrize("client", ["queue"], indirect=True)
+def test_a_rank_that_has_ended_needs_no_further_function(client: Client, store: Store) -> None:
+    """The first function may end before its second one takes its place. Then the death of a later one costs nothing."""
+    client.look(slow(1, by=0))
+    store.put(KEYS.record(1), b"")
+    client.look(attrs.evolve(KILLED, incarnation=1))
+    assert (client.spawner.started, client.restarts.recovered([])) == ([(1, 1)], [])
+    assert client.restarts.left_over([], [{"rank": 1, "incarnation": 0}]) is None
+
+
+@pytest.mark.parametrize("client", ["queue"], indirect=True)
+def test_the_death_of_the_last_function_of_a_rank_that_has_ended_ends_no_run(client: Client, store: Store) -> None:
+    second_dies(client, 1)
+    client.look(News(kind="hello", rank=1, incarnation=2))
+    store.put(KEYS.record(1), b"")  # of the first function, which had not heard of the hello
+    client.look(attrs.evolve(KILLED, incarnation=2))
+    assert client.spawner.started == [(1, 1), (1, 2)]
+    assert client.restarts.left_over([], [{"rank": 1, "incarnation": 0}]) is None
+
+
+@pytest.mark.parametrize("client", ["queue"], indirect=True)
+@pytest.mark.parametrize("full", [True, False])
+def test_a_second_function_may_say_hello_after_the_report_of_its_death(client: Client, full: bool) -> None:
+    """It was taken for dead, and lives: the first function stops because of the hello, and the second one because of the report."""
+    client.look(slow(1, by=0))
+    client.spawner.full = full
+    client.look(attrs.evolve(KILLED, incarnation=1), News(kind="hello", rank=1, incarnation=1))
+    assert client.spawner.started == [(1, 1), (1, 2)]
+    with pytest.raises(RunFailed, match="3 functions"):  # none is left
+        client.look(attrs.evolve(KILLED, incarnation=2))
+
+
 class Alone:
     """Rank 0 of a run of three, whose others have ended. The run took 2 s until then."""
 
@@ -505,6 +537,17 @@ def test_the_client_calls_rank_0_slow_once_it_works_alone(store: Store) -> None:
         alone.waits(1000.0)
     store.put(KEYS.record(0), b"")
     alone.waits(1000.0)  # the client still reads what it wrote
+
+
+def test_rank_0_gets_its_time_again_if_a_launch_that_was_given_up_is_repeated(store: Store) -> None:
+    """The platform refused the second function of rank 0, and starts it after the death of the first one."""
+    alone = Alone(store, slow_s=0.4)
+    for alone.incarnation in (1, 0):
+        alone.waits(1.5)
+    alone.incarnation = 1
+    alone.waits(1000.0)
+    with pytest.raises(RunFailed, match="rank 0 still works 1000 s"):
+        alone.waits(1000.0)
 
 
 def test_rank_0_that_works_alone_has_a_limit_where_slow_ranks_stay(store: Store) -> None:

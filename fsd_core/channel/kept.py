@@ -138,13 +138,15 @@ class Kept:
             shelved = [number for number, steps in enumerate(self._shelved) if steps.get(target, -1) >= step]
             if shelved:
                 self._arrived()
-            last = self._sent.content if self._sent.last.get(target, -1) >= step else b""
+            content = self._sent.content if self._sent.last.get(target, -1) >= step else b""
+            last = [each for each in unpack(content, target) if each.step >= step]
+            del content  # if `parts` kept it, the next payload would copy the whole buffer
 
         def parts() -> Iterator[list[Sent]]:
             for number in shelved:
                 assert self._shelf is not None
                 yield [each for each in unpack(self._shelf.get(number), target) if each.step >= step]
-            yield [each for each in unpack(last, target) if each.step >= step]
+            yield last
 
         return parts()
 

@@ -37,6 +37,7 @@ class Mailbox:
         # By step and source: the source's incarnation, its number of pieces, those that arrived. Pieces of two incarnations are not joined.
         self._pieces: dict[tuple[int, int], tuple[int, int, dict[int, bytes]]] = {}
         self._complete: set[tuple[int, int]] = set()  # steps and sources whose pieces have all arrived
+        self._until: dict[int, tuple[int, list[int]]] = {}  # by source: see `complete_until`, and the steps after that, descending
         self._arrived: dict[int, deque[tuple[int, bytes]]] = {step: deque() for step in expected}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -117,12 +118,14 @@ class Mailbox:
     def complete_until(self, source: int) -> int | None:
         """The last step of ``source`` before its first payload that is not complete: -1 if the first is not, `None` if all are."""
         with self._changed:
-            until = -1
-            for step in sorted(step for step, sources in self._expected.items() if source in sources):
-                if (step, source) not in self._complete:
-                    return until
-                until = step
-            return None
+            if source not in self._until:
+                steps = sorted((step for step, sources in self._expected.items() if source in sources), reverse=True)
+                self._until[source] = -1, steps
+            until, left = self._until[source]
+            while left and (left[-1], source) in self._complete:
+                until = left.pop()
+            self._until[source] = until, left
+            return until if left else None
 
     def next(self, step: int, timeout: float) -> tuple[int, bytes] | None:
         """Remove and return the next (source rank, payload) of ``step`` in the order of arrival. Raises the error of `fail`.

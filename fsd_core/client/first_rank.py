@@ -61,7 +61,8 @@ class FirstRank:
             return
         newest = 0 if self._restarts is None else self._restarts.newest(0)
         if newest > self._incarnation:
-            self._incarnation, self._since = newest, time.monotonic()
+            self._since = time.monotonic()
+        self._incarnation = newest  # a launch that is given up, and repeated later, starts the same incarnation again
         waited = time.monotonic() - self._since
         slow_s = max(self._config.slow_s, SLOW_LAYERS * self._took / self._config.layers) + self._more_s
         if self._config.slow_s and not self._called and waited > slow_s and self._restarts is not None:

@@ -47,6 +47,7 @@ class Restarts:
         self._stragglers = stragglers
         self._works: dict[int, set[int]] = {}  # by rank: the incarnations that may be at work; incarnation 0 without an entry
         self._died: dict[int, News] = {}  # by rank: the last death of one of these
+        self._dead: set[tuple[int, int]] = set()  # all of them: ranks and incarnations
         self._newest: dict[int, int] = {}
         self._restarts: list[_Restart] = []
 
@@ -61,12 +62,8 @@ class Restarts:
         for news in self._news.read():
             if news.kind == "lost":
                 self._lost(news, answered)
-            elif news.kind == "hello" and news.incarnation >= max(self.newest(news.rank), 1):
-                self._newest[news.rank] = news.incarnation
-                at_work = self._at_work(news.rank)
-                if not self._stragglers.beside:
-                    at_work.clear()  # the slow one stops
-                at_work.add(news.incarnation)
+            elif news.kind == "hello":
+                self._took_place(news, answered)
             elif news.kind == "slow":
                 self._stragglers.hear(news)
         for slow in () if answered else self._stragglers.found(self._newest):
@@ -83,6 +80,18 @@ class Restarts:
         """The client itself calls a rank slow."""
         self._stragglers.hear(news)
 
+    def _took_place(self, hello: News, answered: bool) -> None:
+        """An incarnation has started. If it was reported dead before, it stops, and the ones before it stop too. Raises as `look`."""
+        rank, number, at_work = hello.rank, hello.incarnation, self._at_work(hello.rank)
+        before = set() if self._stragglers.beside else {each for each in at_work if each < number}
+        at_work -= before  # the slow one stops
+        if (rank, number) in self._dead:
+            if before and not at_work:
+                self._replace(self._died[rank], answered)
+        elif number >= max(self.newest(rank), 1):
+            self._newest[rank] = number
+            at_work.add(number)
+
     def _lost(self, lost: News, answered: bool) -> None:
         """Act on a death, unless it is known or nobody needs the function any more. Raises `RunFailed`: see `look`."""
         rank, newest, at_work = lost.rank, self.newest(lost.rank), self._at_work(lost.rank)
@@ -90,6 +99,7 @@ class Restarts:
             return
         at_work.discard(lost.incarnation)
         self._died[rank] = lost
+        self._dead.add((rank, lost.incarnation))
         second = lost.incarnation >= newest
         if second:
             self._newest[rank] = lost.incarnation
@@ -97,7 +107,7 @@ class Restarts:
                 at_work.clear()  # the first function stops because of this entry, if it has not stopped yet
         if not at_work:
             self._replace(lost, answered)
-        elif second and (answered or self.newest(rank) + 1 >= INCARNATIONS or not self._offer(lost)):
+        elif second and (answered or self._is_last(rank) or self._stragglers.has_ended(rank) or not self._offer(lost)):
             log.warning("rank %d: its second function died (%s): the first one goes on alone", rank, lost.reason)
             self._forget(rank, max(at_work))
 
@@ -128,9 +138,12 @@ class Restarts:
 
     def _replace(self, lost: News, answered: bool) -> None:
         """Start the next incarnation of a rank of which no function works any more. Raises `RunFailed`: see `look`."""
-        payload = self._next(lost.rank)
-        if answered or payload.incarnation >= INCARNATIONS:
-            times = f" ({INCARNATIONS} functions of this rank were lost)" if payload.incarnation >= INCARNATIONS else ""
+        payload, last = self._next(lost.rank), self._is_last(lost.rank)
+        if last and self._stragglers.has_ended(lost.rank):
+            log.warning("rank %d: its last function died (%s), but an earlier one has done its work", lost.rank, lost.reason)
+            return
+        if answered or last:
+            times = f" ({INCARNATIONS} functions of this rank were lost)" if last else ""
             raise RunFailed(Code.UNAVAILABLE, lost.reason + times, rank=lost.rank, layer=lost.layer)
         self._spawner.start([payload])
         self._at_work(lost.rank).add(payload.incarnation)
@@ -139,6 +152,10 @@ class Restarts:
             self._tell(lost)
         except FsdError as error:  # the ranks hear of it when the new incarnation says hello
             log.warning("the ranks could not be informed: %s", error)
+
+    def _is_last(self, rank: int) -> bool:
+        """Whether no further incarnation of a rank may start."""
+        return self.newest(rank) + 1 >= INCARNATIONS
 
     def _next(self, rank: int) -> LaunchPayload:
         return attrs.evolve(self._first, rank=rank, incarnation=self.newest(rank) + 1)
@@ -167,7 +184,8 @@ class Restarts:
         ``missing``: the ranks without a record. ``records``: the others. If another incarnation wrote the record of a rank than the one
         that is at work, it ended before it knew of the hello of the latter, which works on.
         """
-        late = self.ranks.intersection(missing) | {rank for rank, at_work in self._works.items() if len(at_work) > 1}
+        works = self._works.copy()  # the thread that looks may add ranks
+        late = self.ranks.intersection(missing) | {rank for rank, at_work in works.items() if len(at_work) > 1}
         late |= {each["rank"] for each in records if self._at_work(each["rank"]) - {each.get("incarnation", 0)}}
         reason = "it was started again, and is not needed any more"
         return RunFailed(Code.UNAVAILABLE, reason, rank=min(late)) if late else None

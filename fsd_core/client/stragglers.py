@@ -68,13 +68,17 @@ class Stragglers:
         self._replaced.update(news.rank for news in found)
         return found
 
+    def has_ended(self, rank: int) -> bool:
+        """Whether a function of the rank has written its record: then the rank has sent everything."""
+        return self._store.find(self._keys.record(rank), 0, 1) is not None
+
     def _at_work(self, news: News, newest: int) -> bool:
         rank, incarnation = news.rank, news.incarnation
         if rank in self._replaced or incarnation != newest or incarnation + 1 >= INCARNATIONS:
             return False
         if self._store.find(self._keys.claim(rank, incarnation)) is None:
             return False
-        if self._store.find(self._keys.record(rank), 0, 1) is not None:
+        if self.has_ended(rank):
             return False
         return self.beside or all(self._serves(source) for source in self._config.sources(rank))
 

@@ -11,7 +11,8 @@ from concurrent.futures import Executor
 import attrs
 
 from fsd_core.channel import Channel
-from fsd_core.channel.kept import Shelf, unpack
+from fsd_core.channel.frames import Kind
+from fsd_core.channel.kept import Sent, Shelf, unpack
 from fsd_core.common.sealed import Damaged
 from fsd_core.driver import Code
 from fsd_core.errors import FsdError, RunFailed
@@ -33,6 +34,7 @@ class _Source:
     incarnation: int
     shelved: int
     part: int = 0  # the number of the next part to read
+    notices: deque[Sent] = attrs.field(factory=deque)  # of the parts before: each brings a large payload, so they follow one by one
     until: int = -1  # this rank has all payloads of the source up to this step: it needs the next part once it waits in this step
 
 
@@ -40,7 +42,8 @@ class Left:
     """What the sources of one rank left. Delivers it to ``channel``, of each source one part after another.
 
     The next part is read when the rank waits in the last step that the parts before it hold. So the mailbox has about one part of each
-    source. The threads of ``pool`` only read: none of them waits for the rank, because `begins` starts the next reads.
+    source. A notice in a part, which makes the channel read a large payload, counts as a part of its own. The threads of ``pool`` only
+    read: none of them waits for the rank, because `begins` starts the next reads.
     """
 
     def __init__(self, store: Store, keys: RunKeys, channel: Channel, pool: Executor) -> None:
@@ -98,12 +101,21 @@ class Left:
         """Deliver the next part of ``source``. Returns whether the source has more parts; `False` if it has not ended."""
         channel = self._channel
         try:
-            body = self._part(source)
-            if body is None:
-                return False
-            known = self._sources[source]
-            for sent in unpack(body, channel.me.rank):
-                channel.take(source, known.incarnation, sent)
+            known = self._sources.get(source)
+            if known is None or not known.notices:
+                body = self._part(source)
+                if body is None:
+                    return False
+                known = self._sources[source]
+                known.part += 1
+                for sent in unpack(body, channel.me.rank):
+                    if sent.kind is Kind.NOTICE:
+                        known.notices.append(sent)
+                    else:
+                        channel.take(source, known.incarnation, sent)
+                del body
+            if known.notices:
+                channel.take(source, known.incarnation, known.notices.popleft())
         except (FsdError, Damaged, KeyError) as error:
             why = f"the payloads that rank {source} left cannot be read: {error}"
             channel.receiving_failed(RunFailed(Code.INVALID, why, rank=channel.me.rank))
@@ -111,9 +123,8 @@ class Left:
         except Exception as error:  # of any class: otherwise the main thread would wait for this thread
             channel.receiving_failed(error)
             return False
-        known.part += 1
         until = channel.mailbox.complete_until(source)
-        if until is not None and known.part <= known.shelved:
+        if until is not None and (known.notices or known.part <= known.shelved):
             known.until = until
             return True
         log.info("read what rank %d left: %d of %d objects, and its record", source, min(known.part, known.shelved), known.shelved)

@@ -45,7 +45,8 @@ class Recovery:
         self._news = NewsList(store, keys)
         self._channel: Channel | None = None
         self._looks = 0
-        self._lost: News | None = None  # the entry that calls the incarnation before this one lost or slow
+        self._lost: News | None = None  # see `_followed`
+        self._said = False  # this incarnation has said hello
         self._slow: set[tuple[int, int]] = set()  # the ranks that a rank has called slow, with their incarnations
         self._layer: int | None = None  # the layer in which this worker is
         self._left: Left | None = None  # what the sources left that have ended
@@ -67,10 +68,18 @@ class Recovery:
                     raise Superseded(Code.PRECONDITION, why, rank=self._rank)
             if news.kind == "slow":
                 self._slow.add((news.rank, news.incarnation))
-            if mine and news.kind in ("lost", "slow") and news.incarnation == self._incarnation - 1:
-                self._lost = self._lost or news
+            if mine and news.kind in ("lost", "slow") and news.incarnation < self._incarnation:
+                self._lost = self._followed(news)
             if self._channel is not None:
                 self._channel.heed(news)
+
+    def _followed(self, news: News) -> News:
+        """Of ``news`` and the entry before it, the one that calls the incarnation lost or slow whose work this one repeats.
+
+        This is not always the incarnation before: a slow one may work until its death, after its later functions have died.
+        """
+        last = self._lost
+        return news if last is None or (not self._said and (news.kind == "lost" or news.incarnation > last.incarnation)) else last
 
     def over(self) -> bool:
         """Check in the object store whether the run is over: its error exists, or its configuration is gone.
@@ -105,7 +114,8 @@ class Recovery:
         assert self._left is not None
         self._left.look(sources)
         read = set(self._left.read)  # before the question what is missing: a record may have been read meanwhile
-        gone = sorted(read.intersection(self._channel.mailbox.missing(step)))
+        mailbox = self._channel.mailbox  # a payload whose notice has arrived is missing, but not gone
+        gone = sorted(source for source in read.intersection(mailbox.missing(step)) if mailbox.first_missing(source) == step)
         if gone and self._asked[1] >= ASKS and self._incarnation:  # else a message may only be late
             why = self._lost.reason if self._lost else "for an unknown reason"
             reason = f"this rank was lost ({why}), and rank {gone[0]} has ended without keeping its payloads: the budget is exceeded"
@@ -144,6 +154,7 @@ class Recovery:
 
     def _say_hello(self, step: int, ranks: Sequence[int]) -> None:
         assert self._channel is not None
+        self._said = True
         hello = News(kind="hello", rank=self._rank, incarnation=self._incarnation, step=step)
         self._news.add(hello)
         self._channel.say(hello, ranks)
