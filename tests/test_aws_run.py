@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -205,7 +206,9 @@ def test_ctrl_c_ends_all_ranks_and_says_what_removes_the_rest(runs: Runs, tmp_pa
     finally:
         process.kill()
     assert process.returncode == 130, said
-    assert said.splitlines()[-1] == f"fsd: interrupted; `fsd gc --provider aws --app {app} --emulator` removes what late workers may leave"
+    slot = r"could not give the slot back: the slot is free after \d+ s, "  # on a machine so busy that the time for the end is over
+    command = f"`fsd gc --provider aws --app {app} --emulator` removes"
+    assert re.fullmatch(f"fsd: interrupted; ({slot})?{re.escape(command)} (what late workers may leave|the rest)", said.splitlines()[-1])
     until(lambda: not at_work(app), 80)  # a rank that no abort reached would wait for longer
     collect_garbage("aws", app, runs.settings)
     assert [key for key in store.keys("") if is_run(key)] == []

@@ -13,7 +13,7 @@ from fsd_core.storage.store import Store
 __all__ = ["claims", "left_by_runs", "until"]
 
 T = TypeVar("T")
-PATIENCE_S = 90.0
+PATIENCE_S = 300.0
 
 
 def until(look: Callable[[], T], within_s: float = PATIENCE_S) -> T:

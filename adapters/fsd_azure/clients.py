@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 CONNECT_S, READ_S = 5.0, 60.0
+EMULATOR_READ_S = 300.0  # an emulator shares the cores of this machine: on a busy one, a delete of 256 objects may take minutes
 OPEN_S = 20.0  # time limit for opening a link: the connection, the token, and the link itself
 POOL = 32  # connections to one host: for fsd_core's 16 threads, and some more; opened when needed
 logging.getLogger("azure").addHandler(logging.NullHandler())  # without it Python prints warnings of errors that the SDK also raises
@@ -105,7 +106,7 @@ def container(url: str, name: str) -> ContainerClient:
         session=session,
         session_owner=True,
         connection_timeout=CONNECT_S,
-        read_timeout=READ_S,
+        read_timeout=EMULATOR_READ_S if url.startswith("http://") else READ_S,
         connection_data_block_size=_READ_BYTES,
     )
     options: dict[str, Any] = {"transport": transport, "retry_total": 0, "max_single_put_size": _WHOLE, "max_single_get_size": _WHOLE}
