@@ -246,7 +246,7 @@ def test_no_small_block_is_larger_than_byte_planes_by_more_than_a_hundredth(bloc
     plain = base.tobytes() if base.view(np.uint32).any() else b""
     plain += np.ascontiguousarray(values.view(np.uint8).reshape(-1, 4).T).tobytes()
     least = min(len(plain), len(zstandard.ZstdCompressor(level=3).compress(plain)))
-    assert len(pack_values(block.values)) <= 1.01 * least + 8
+    assert len(pack_values(block.values)) <= 1.01 * least + 20  # the numbers of rows, colours and floats, and the head of a frame
 
 
 def test_rows_of_equal_checksums_keep_their_bits() -> None:

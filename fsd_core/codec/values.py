@@ -173,8 +173,9 @@ def _equal_rows(bits: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np
 
     `None` instead of the latter if it would take more room than it saves.
     """
-    saved = (len(bits) - 1) * bits.shape[1] >= 8 * len(bits)
-    if saved and (bits[-1] == bits[0]).all() and (bits == bits[0]).all():  # the usual case in the last layers of a deep network
+    if (len(bits) - 1) * bits.shape[1] < 8 * len(bits):
+        return np.arange(len(bits)), None
+    if (bits[-1] == bits[0]).all() and (bits == bits[0]).all():  # the usual case in the last layers of a deep network
         return np.zeros(1, np.int64), np.minimum(np.arange(len(bits)), 1)
     place: dict[int, int] = {}  # the place of a row among the firsts, by its checksum
     index = np.array([place.setdefault(zlib.crc32(row), len(place)) for row in bits], np.int64)
