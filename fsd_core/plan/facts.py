@@ -138,7 +138,7 @@ class _Pass:
     later: list[float] = attrs.field(factory=list)  # live samples after the layers that were not reached, as some of them show
     layer_s: list[float] = attrs.field(factory=list)  # by scipy and numpy
     blocks: list[Block] = attrs.field(factory=list)
-    left: int = KEPT_VALUES // 2  # values that may be kept beyond those that each layer may have
+    left: int = KEPT_VALUES // 4  # values that may be kept beyond those that each layer may have
     probes: list[tuple[int, float, float]] = attrs.field(factory=list)  # layer, seconds to prepare, seconds to compute: by the kernel
 
     @property
@@ -148,7 +148,7 @@ class _Pass:
     def add(self, block: Block, layers: int) -> None:
         """Keep what enters the next layer."""
         self.live.append(len(block.live))
-        share = KEPT_VALUES // 2 // (layers + 1) // max(1, block.rows)  # each block has this, and the first ones more, in turns
+        share = KEPT_VALUES // 4 * 3 // (layers + 1) // max(1, block.rows)  # each block has this, and the first ones more, in turns
         more = max(0, min(len(block.live) - share, self.left // 2 // max(1, block.rows)))
         self.left -= more * block.rows
         self.blocks.append(fewer(block, max(1, share + more)))
