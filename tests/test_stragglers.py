@@ -339,7 +339,7 @@ class Client:
     restarts: Restarts
     spawner: Launched
     news: NewsList
-    told: list[News]
+    informed: list[News]
     first: LaunchPayload
 
     def look(self, *news: News, answered: bool = False) -> None:
@@ -353,11 +353,11 @@ class Client:
 def client(request: pytest.FixtureRequest, at_work: Stragglers, store: Store, monkeypatch: pytest.MonkeyPatch) -> Client:
     """That of a run with ranks 0 to 3. Another object of the store lists the news."""
     monkeypatch.setattr(stragglers, "GATHER_S", 0.0)
-    spawner, told = Launched(), list[News]()
+    spawner, informed = Launched(), list[News]()
     first = LaunchPayload("app", 0, 1, RUN, 0, 0, time.time() + 60)
     some = Stragglers(store, KEYS, of_run(request.param))
-    restarts = Restarts(NewsList(store, KEYS), spawner, first, told.append, some)  # type: ignore[arg-type]
-    return Client(restarts, spawner, NewsList(store, KEYS), told, first)
+    restarts = Restarts(NewsList(store, KEYS), spawner, first, informed.append, some)  # type: ignore[arg-type]
+    return Client(restarts, spawner, NewsList(store, KEYS), informed, first)
 
 
 KILLED = News(kind="lost", rank=1, incarnation=0, reason="killed")
@@ -367,7 +367,7 @@ def test_a_second_function_starts_beside_the_first(client: Client) -> None:
     """The client sends no entry: with queues, the hello of the second function ends the first one."""
     client.look(slow(1, by=0, layer=3))
     client.look()
-    assert (client.spawner.started, client.told) == ([(1, 1)], [])
+    assert (client.spawner.started, client.informed) == ([(1, 1)], [])
     assert [each.kind for each in client.news.read()] == ["slow"]
     assert [(each["rank"], each["layer"], each["reason"]) for each in client.restarts.recovered([])] == [(1, 3, "slow")]
     assert client.restarts.left_over([]) is not None  # the other function may still be at work
@@ -382,10 +382,10 @@ def test_a_second_function_starts_beside_the_first(client: Client) -> None:
 def test_a_slow_rank_goes_on_where_no_second_function_starts(client: Client) -> None:
     client.spawner.full = True
     client.look(slow(1, by=0, layer=3))
-    assert (client.spawner.started, client.told, client.restarts.recovered([]), client.restarts.left_over([])) == ([], [], [], None)
+    assert (client.spawner.started, client.informed, client.restarts.recovered([]), client.restarts.left_over([])) == ([], [], [], None)
     assert [each.kind for each in client.news.read()] == ["slow"]
     client.look(KILLED)
-    assert (client.spawner.started, len(client.told)) == ([(1, 1)], 1)
+    assert (client.spawner.started, len(client.informed)) == ([(1, 1)], 1)
 
 
 @pytest.mark.parametrize("dies", ["before", "after"])
@@ -414,7 +414,7 @@ def second_dies(client: Client, *numbers: int) -> None:
 def test_a_slow_rank_goes_on_if_its_later_functions_die_before_they_take_its_place(client: Client) -> None:
     """The client tells nobody of their deaths, and starts no fourth function. The slow one may end its work."""
     second_dies(client, 1, 2)
-    assert (client.spawner.started, client.told, client.restarts.recovered([])) == ([(1, 1), (1, 2)], [], [])
+    assert (client.spawner.started, client.informed, client.restarts.recovered([])) == ([(1, 1), (1, 2)], [], [])
     client.look(slow(1, by=2), attrs.evolve(KILLED, incarnation=2))  # two reports of one death
     assert client.restarts.left_over([], [{"rank": 1, "incarnation": 0}]) is None
     assert client.restarts.left_over([1]) is not None

@@ -40,9 +40,10 @@ def kept_budget(memory_bytes: int | None, predicted_bytes: int) -> int:
 
 
 def held_bytes(sent_bytes: int, budget: int) -> int:
-    """How many bytes a rank has in memory at most, of ``sent_bytes`` that it sends through queues.
+    """How many bytes a rank is expected to have in memory at its peak, of ``sent_bytes`` that it sends through queues.
 
-    While one half of the budget is on its way to the store, the other half fills. How far depends on the store: this counts half of it.
+    While one half of the budget is on its way to the store, the other half fills. How far it fills depends on the speed of the store: this
+    function counts half of it.
     """
     return min(sent_bytes, budget if budget < SHELF_BYTES else budget // 4 * 3)
 

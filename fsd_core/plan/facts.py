@@ -32,6 +32,7 @@ ONWARD_SAMPLES = 16  # live ones that go on through the layers that the time doe
 ONWARD_WORK = 200_000_000  # multiplications with these at most: fewer samples go on through a large model, and none through a huge one
 PROBE_SHARE = 0.2  # of the time, to measure the kernel
 KEPT_VALUES = 1 << 26  # activations that are kept, to be encoded: 256 MB
+FIRST_VALUES = KEPT_VALUES // 4  # of these for the first layers, which have most live samples; all layers share the rest equally
 DENSE_BYTES = 4.0  # of an activation of which nothing is known
 
 
@@ -138,7 +139,7 @@ class _Pass:
     later: list[float] = attrs.field(factory=list)  # live samples after the layers that were not reached, as some of them show
     layer_s: list[float] = attrs.field(factory=list)  # by scipy and numpy
     blocks: list[Block] = attrs.field(factory=list)
-    left: int = KEPT_VALUES // 4  # values that may be kept beyond those that each layer may have
+    left: int = FIRST_VALUES  # values that may be kept beyond those that each layer may have
     probes: list[tuple[int, float, float]] = attrs.field(factory=list)  # layer, seconds to prepare, seconds to compute: by the kernel
 
     @property
@@ -148,7 +149,7 @@ class _Pass:
     def add(self, block: Block, layers: int) -> None:
         """Keep what enters the next layer."""
         self.live.append(len(block.live))
-        share = KEPT_VALUES // 4 * 3 // (layers + 1) // max(1, block.rows)  # each block has this, and the first ones more, in turns
+        share = (KEPT_VALUES - FIRST_VALUES) // (layers + 1) // max(1, block.rows)  # each block has this, and the first ones more, in turns
         more = max(0, min(len(block.live) - share, self.left // 2 // max(1, block.rows)))
         self.left -= more * block.rows
         self.blocks.append(fewer(block, max(1, share + more)))

@@ -49,7 +49,8 @@ class Sampler:
         which = np.tile(np.resize(np.arange(max(1, len(self._seeds))), runs // variants), variants)
         self._which: NDArray[np.int64] = np.repeat(like._which, copies) if like else which
         self._first = np.zeros(runs, np.int64) if first is None else first
-        self._random = np.random.default_rng(seed)
+        self._bits = np.random.PCG64(seed)
+        self._random = np.random.Generator(self._bits)
         hours = np.tile(self._random.standard_normal(runs // variants), variants)
         if seeds:
             hours = np.array([hour(each) for each in seeds])[which]
@@ -129,7 +130,7 @@ class Sampler:
         """The last ``count`` draws of `ahead` were not used: the next ones are the same as without them."""
         known = self._known(verb)
         if known is not None:
-            self._random.bit_generator.advance(-count * shared.size * (2 if known[0].second_share else 1))  # type: ignore[attr-defined]
+            self._bits.advance(-count * shared.size * (2 if known[0].second_share else 1))
 
     def _known(self, verb: str) -> tuple[Row, Array, Array] | None:
         """The row of a verb with its curve; `None` if the table has none."""

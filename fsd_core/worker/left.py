@@ -42,7 +42,7 @@ class Left:
     """What the sources of one rank left. Delivers it to ``channel``, of each source one part after another.
 
     The next part is read when the rank waits in the last step that the parts before it hold. So the mailbox has about one part of each
-    source. A notice in a part, which makes the channel read a large payload, counts as a part of its own. The threads of ``pool`` only
+    source. Each notice in a part counts as a separate part, because the channel reads a large payload for it. The threads of ``pool`` only
     read: none of them waits for the rank, because `begins` starts the next reads.
     """
 
