@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -52,6 +53,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     yield tmp_path / "home"
     emulators.down("azure")
+
+
+def test_azurite_neither_stops_to_collect_nor_closes_connections_in_use(home: Path, tmp_path: Path) -> None:
+    """What its main module finds when it is loaded, in place of the defaults: a collection after 10 minutes, 5 s for an idle connection."""
+    probe = tmp_path / "main.js"
+    probe.write_text(
+        f"const set = require({json.dumps(str(azurite.install(print) / 'dist/src/blob/utils/constants'))});\n"
+        "console.log(JSON.stringify([set.DEFAULT_GC_INTERVAL_MS / 3.6e6, set.DEFAULT_BLOB_KEEP_ALIVE_TIMEOUT, process.argv]));\n"
+    )
+    command = [str(probe) if part.endswith("main.js") else part for part in azurite.Azurite(tmp_path / "server").command()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    collected_h, idle_s, arguments = json.loads(done.stdout)
+    assert (collected_h, idle_s) == (24, 3600)
+    assert arguments[1:3] == [str(probe), "--blobHost"]
 
 
 def exchanged(string: str, queue: str) -> list[bytes]:

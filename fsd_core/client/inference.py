@@ -177,8 +177,8 @@ def run(
         found = _of_partition(None if isinstance(split, Parallel) else split, checked(partition), network)
         split = split if isinstance(split, Parallel) else found
         workload = rows = RowWorkload(network, samples)
-        partitioned = partial(_partitioned, report)
-        work_of = lambda shape: rows_work(rows, shape, batch_size, partition, seed, folder, partitioned)  # noqa: E731
+        notice = partial(_partitioned, report)
+        work_of = partial(rows_work, rows, batch_size=batch_size, partition=partition, seed=seed, home=folder, progress=notice)
     if outline is not None and split is not None:
         _check_quota(outline.functions, split.workers if isinstance(split, Parallel) else split, provider)
     if not isinstance(split, Parallel):
