@@ -16,9 +16,9 @@ __all__ = ["ACCOUNT", "VERSION", "Azurite", "install"]
 VERSION = "3.37.0"
 ACCOUNT = "fsdemulator"
 
-# Every 10 minutes Azurite collects what was deleted, and answers nothing meanwhile: for 18 s after 3,000 blobs (measured), and for 4 times as
-# long after twice as many. It closes a connection that is idle for 5 s, even if a request is on its way. It does not read its option for that
-# time (3.37.0), and has none for the collection: both are set here, before its main module is loaded.
+# Every 10 minutes Azurite collects what was deleted, and answers nothing meanwhile: for 18 s after 3,000 blobs (measured), and for 4 times
+# as long after twice as many. It closes a connection that is idle for 5 s, even if a request is on its way. It does not read its option for
+# that time (3.37.0), and has none for the collection: both are set here, before its main module is loaded.
 _START = """
 const [constants, main] = process.argv.splice(1, 2);
 Object.assign(require(constants), {DEFAULT_GC_INTERVAL_MS: 24 * 3600 * 1000, DEFAULT_BLOB_KEEP_ALIVE_TIMEOUT: 3600});
