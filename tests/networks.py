@@ -44,3 +44,10 @@ def some_inputs(model: Model, samples: int, seed: int = 0) -> sp.csr_matrix:
     dense[rng.random(dense.shape) < 0.5] = 0
     dense[rng.random(samples) < 0.33] = 0
     return sp.csr_matrix(dense)
+
+
+def dense(layers: int, inputs: int, outputs: int) -> Model:
+    """Layers of one matrix: a large model in little memory."""
+    weights = np.random.default_rng(0).standard_normal((outputs, inputs)).astype(np.float32) / np.float32(np.sqrt(inputs))
+    layer = Layer(weights=weights, bias=np.zeros(outputs, np.float32), activation="relu", clip=None, challenge=False)
+    return Model((layer,) * layers, "large")

@@ -132,6 +132,8 @@ def test_outputs_that_differ_are_not_compared(fsd, tmp_path, monkeypatch):
         (["--providers", "local", "--workers", "2,5000"], "5000"),
         (["--providers", "local", "--workers", "2", "--partition", "none.npz"], "none.npz"),
         (["--providers", "local", "--report", ""], "--report ''"),
+        (["--providers", "local", "--latency", "auto,seed=x"], "latency: seed = 'x'"),
+        (["--providers", "local", "--latency", "auto,tempo=2"], "latency: 'tempo=2': expected NAME=VALUE"),
         (["--providers", "local", "--csv", ""], "--csv ''"),
         (["--providers", "local", "--report", "x", "--csv", "./x"], "--report names the same file"),
         (["--providers", "local", "--workers", "2,0"], "--workers 0: expected a whole number of at least 1"),

@@ -23,6 +23,7 @@ from fsd_core.latency.named import measured_file
 from fsd_core.measuring import making
 from fsd_core.measuring.asking import FULL, QUICK, Ask
 from fsd_core.measuring.session import Session
+from fsd_core.plan.places import HERE, place
 from fsd_core.protocol.measuring import PROBE, Task, filler, note, noted
 from fsd_core.providers.registry import find
 from fsd_core.storage import slots
@@ -90,6 +91,45 @@ def test_the_file_and_what_uses_it(found: fsd_core.Measurement, home: Path) -> N
     assert any("latencies of local were measured" in note for note in plan.notes)
     run = fsd_core.run("radixnet:1024:2", "random:6", workers=2, partition="block", latency="local")
     assert run.latency == {"table": "local", "measured": found.table.as_of, "seed": 0}
+
+
+def test_a_run_says_that_its_choice_rests_on_it(found: fsd_core.Measurement) -> None:
+    texts: list[str] = []
+    fsd_core.run("radixnet:1024:2", "random:6", progress=lambda step: texts.append(step.text))
+    assert any(f"The latencies were measured on {found.table.as_of}." in text for text in texts)
+
+
+def test_a_measured_start_does_not_replace_that_of_a_run(found: fsd_core.Measurement) -> None:
+    """A function is measured in a host that runs; a run on this machine starts its own."""
+    table = place("local", {}).table
+    assert table is not None
+    assert table.rows["start_cold"] == HERE.rows["start_cold"]
+    assert table.rows["put"] == found.table.rows["put"]
+
+
+@pytest.mark.parametrize("text", ["", "mine\n"])
+def test_a_file_that_could_not_be_replaced_is_found_before_anything_is_paid(
+    found: fsd_core.Measurement, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = found.file.read_text()
+    found.file.write_text(text)
+    monkeypatch.setattr(making, "Session", None)
+    try:
+        with pytest.raises(InputError, match=r"local-here\.toml: exists and fsd did not make it"):
+            fsd_core.measure("local", settings={"concurrency": 16}, quick=True)
+        with pytest.raises(InputError, match=r"^measured latency .*: remove the file, then measure again: fsd measure --provider local"):
+            load("local")
+    finally:
+        found.file.write_text(kept)
+
+
+def test_figures_that_cannot_be_kept_are_told_all_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(making, "write", full)
+    with pytest.warns(UserWarning, match="the table of latencies is not kept: .*No space left on device"):
+        assert fsd_core.measure("local", settings={"concurrency": 16}, quick=True).rows
 
 
 def test_the_answer(found: fsd_core.Measurement) -> None:

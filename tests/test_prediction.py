@@ -1,10 +1,9 @@
-"""Predictions: facts from a sample, counts by the channels' rules, seconds by simulation, and the plan that chooses."""
+"""Predictions: facts from a sample, counts by the channels' rules, seconds by simulation. `test_plan` has what chooses among them."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import pytest
 import fsd_core
 import fsd_core.plan.batches
 import fsd_core.plan.places
-from fsd_core import ExchangePlan, InputError, Layer, Model
-from fsd_core.cli.main import main
+from fsd_core import ExchangePlan, Layer, Model
 from fsd_core.client import collect, follow, job
 from fsd_core.codec import Encoder, pack
 from fsd_core.cost import load as load_tariff
@@ -33,22 +31,21 @@ from fsd_core.partition.balance import contiguous, spread
 from fsd_core.partition.rows import needs, work
 from fsd_core.plan import facts as facts_module
 from fsd_core.plan import following, simulate
-from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
+from fsd_core.plan.choose import Wishes, compare
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.ending import recorded
-from fsd_core.plan.facts import Facts, described, fewer, learn, order
+from fsd_core.plan.facts import Facts, fewer, learn, order
 from fsd_core.plan.launching import Begun
-from fsd_core.plan.making import Plan, nothing
 from fsd_core.plan.polling import Bundles, Inbox
-from fsd_core.plan.predict import PARTS, Platform, Prediction, _written, middle, predict
+from fsd_core.plan.predict import PARTS, Platform, middle, predict
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Step
 from fsd_core.plan.traffic import Estimator, of_partition
-from fsd_core.plan.ways import Given, Place
-from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
 from fsd_core.worker import rank
+from networks import dense
+from places import outline, place
 
 PLANNED = ("payload_bytes_sent", "message_bytes_sent", "messages_sent", "publish_requests", "publish_units", "message_units_sent")
 SAMPLES = 120
@@ -62,11 +59,6 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def facts(model: Model) -> Facts:
     return learn(model, open_inputs(f"random:{SAMPLES}:0.2", model.inputs), 60.0)
-
-
-def outline(name: str = "local", **settings: object) -> Outline:
-    found: Outline = registry.find(name).outline(settings)  # type: ignore[attr-defined]
-    return found
 
 
 def platform(name: str = "aws", *, table: Table | None = None, **others: object) -> Platform:
@@ -502,178 +494,3 @@ def test_thousands_of_workers_are_simulated(model: Model, shape: Parallel) -> No
     found = predict(split.thinned(3), platform(table=load_table("aws")), "queue", runs=16)
     assert found.meter["invocations"] == shape.workers
     assert 1 < found.seconds["p50"] < found.seconds["p95"] < 3600
-
-
-# Plans
-
-
-def place(name: str, **settings: object) -> Place:
-    table = load_table(name) if name != "local" else None
-    tariff = load_tariff({"local": "local", "aws": "aws-us-east-1"}[name])
-    return Place(provider=name, outline=outline(name, **settings), table=table, tariff=tariff, crowded=name == "local")
-
-
-@pytest.fixture(scope="module")
-def plan(model: Model) -> Plan:
-    return fsd_core.make_plan(model, f"random:{SAMPLES}:0.2", providers=["aws"], per_day=1000)
-
-
-def test_one_function_is_best_for_a_small_model(plan: Plan) -> None:
-    assert plan.choice.parallel.workers == 1
-    assert plan.reason.startswith("One function is best here")
-    assert plan.choice in plan.candidates
-    assert plan.choice in plan.front
-    assert len({each.channel for each in plan.candidates}) > 1
-    content = plan.to_json()
-    wanted = {
-        "provider",
-        "channel",
-        "workers",
-        "parallel",
-        "micro_batches",
-        "memory_mb",
-        "seconds",
-        "usd",
-        "meter",
-        "bytes_by_rank_max",
-        "feasible",
-        "why",
-    }
-    assert all(wanted <= each.keys() for each in content["candidates"])
-    assert content["choice"] in content["candidates"]
-    (server,) = plan.per_day
-    assert server["from_runs"] == math.ceil(server["server_usd_a_day"] / server["run_usd"])
-    assert not server["server_wins"]
-
-
-def test_the_front_has_no_candidate_that_another_one_beats(plan: Plan) -> None:
-    points = [(each.prediction.seconds["p50"], each.prediction.usd) for each in plan.front if each.prediction]
-    assert points == sorted(points)
-    assert [usd for _, usd in points] == sorted((usd for _, usd in points), reverse=True)
-
-
-def dense(layers: int, inputs: int, outputs: int) -> Model:
-    """Layers of one matrix: a large model in little memory."""
-    weights = np.random.default_rng(0).standard_normal((outputs, inputs)).astype(np.float32) / np.float32(np.sqrt(inputs))
-    layer = Layer(weights=weights, bias=np.zeros(outputs, np.float32), activation="relu", clip=None, challenge=False)
-    return Model((layer,) * layers, "large")
-
-
-def test_a_model_that_loads_for_too_long_becomes_a_pipeline() -> None:
-    large = dense(24, 1024, 1024)  # 100 MB, over links that are a hundred times slower than real ones: as if it had 10 GB
-    table = load_table("aws")
-    slow = attrs.evolve(table, links={"read": attrs.evolve(table.links["read"], mb_per_s=1.0), "write": table.links["write"]})
-    where = attrs.evolve(place("aws"), table=slow)
-    facts = learn(large, open_inputs("random:32", 1024), 0.2)
-    found = compare(RowWorkload.of(facts), [where], Wishes(deadline=30.0), colds=[True])
-    one = [each for each in found if each.parallel.workers == 1]
-    assert all("longer than the deadline of 30 s" in each.why for each in one)
-    assert all(choose(objective, found).parallel.pipeline > 1 for objective in OBJECTIVES)
-    assert choose("cost", found).parallel.tensor == 1
-    free = [attrs.evolve(each, why="") for each in found if "deadline" in each.why or each.feasible]
-    assert choose("cost", free).parallel.workers > 1  # hardly dearer than one function, and much faster
-
-
-def test_a_layer_larger_than_a_function_is_split_into_ranks() -> None:
-    wide = dense(2, 3000, 3000)  # 36 MB a layer
-    found = compare(RowWorkload.of(learn(wide, open_inputs("random:8", 3000), 0.2)), [place("local", memory_mb=80)], Wishes(), colds=[True])
-    assert all(each.parallel.tensor > 1 for each in found if each.feasible)
-    assert front(found)
-
-
-def test_what_cannot_be_is_shown_with_its_reason(facts: Facts) -> None:
-    found = compare(RowWorkload.of(facts), [place("aws", concurrency=10)], Wishes(deadline=2.0), colds=[True])
-    reasons = {each.why for each in found}
-    assert "quota 10 functions at once" in reasons
-    assert any("longer than the deadline of 2 s" in why for why in reasons)
-
-
-def test_nothing_possible_is_an_error_with_the_nearest(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        InputError, match=r"deadline 0\.1: the fastest way, .* takes .* s \(p95\), most of it to start functions: expected at least"
-    ):
-        fsd_core.make_plan(model, "random:10", providers=["aws"], deadline=0.1)
-    with pytest.raises(InputError, match=r"budget 1e-09: the cheapest way, .* costs .* USD: expected"):
-        fsd_core.make_plan(model, "random:10", providers=["aws"], budget=1e-9)
-    monkeypatch.setattr(fsd_core.plan.batches, "MARGIN", 2.0)  # so that not even an idle worker fits
-    with pytest.raises(InputError, match=r"fits no function however it is split: .* needs .* GB, a function has .* GB.* workers or more"):
-        fsd_core.make_plan(dense(2, 3000, 3000), "random:8", providers=["local"], settings={"local": {"memory_mb": 64}})
-    with pytest.raises(InputError, match="providers: 'amazon' is not installed"):
-        fsd_core.make_plan(model, "random:10", providers=["amazon"])
-
-
-def test_the_nearest_ways_to_both_limits_meet_one_of_them(plan: Plan) -> None:
-    made = plan.choice.prediction
-    assert made is not None
-    fast, cheap = (
-        attrs.evolve(plan.choice, prediction=attrs.evolve(made, seconds={"p50": seconds, "p95": seconds}, usd=usd), why="misses a limit")
-        for seconds, usd in ((1.0, 2.0), (10.0, 1.0))
-    )
-    line = nothing("mine", [fast, cheap], Wishes(deadline=5.0, budget=1.5))
-    assert re.search(r"^deadline 5: the fastest way within the budget, .*, takes 10 s \(p95\), .*: expected at least 10;", line), line
-    assert re.search(r"; budget 1\.5: the cheapest way within the deadline, .*, costs 2 USD: expected at least that$", line), line
-    assert "within" not in nothing("mine", [fast, cheap], Wishes(deadline=0.5, budget=0.5))
-    assert nothing("mine", [fast, cheap], Wishes(deadline=0.5, budget=5.0)).count("expected") == 1
-
-
-def test_the_command_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["plan", "radixnet:1024:6", "random:20", "--providers", "aws", "--write", "fsd.toml", "--json"]) == 0
-    answer = json.loads(capfd.readouterr().out)
-    settings = fsd_core.read_settings(tmp_path / "fsd.toml")
-    assert (settings.provider, settings.workers) == ("aws", answer["choice"]["workers"])
-    assert settings.table() == {"memory_mb": answer["choice"]["memory_mb"]}
-    (tmp_path / "mine.toml").write_text('provider = "aws"\n')
-    assert main(["plan", "radixnet:1024:6", "random:20", "--providers", "aws", "--write", "mine.toml"]) == 2
-    assert "mine.toml: exists and fsd did not make it" in capfd.readouterr().err
-
-
-def test_the_command_refuses_one_file_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = ["plan", "radixnet:1024:6", "random:20", "--providers", "aws"]
-    assert main([*words, "--write", "page.html", "--report", str(tmp_path / "page.html")]) == 2
-    assert "page.html: --write names the same file: expected two files" in capfd.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_plan_by_pulls_says_that_its_table_is_for_streams() -> None:
-    for receive, said in (("pull", True), ("stream", False)):
-        where = fsd_core.plan.places.place("gcp", {"receive": receive})
-        found = compare(RowWorkload.of(described([64, 64], 8)), [where], Wishes(), given=Given(split=Parallel(tensor=2)), colds=[True])
-        notes = {note for each in found if each.prediction for note in each.prediction.notes}
-        assert any("open stream" in note for note in notes) == said
-
-
-def test_a_candidate_without_a_prediction_has_the_same_keys(plan: Plan) -> None:
-    blank = Candidate(provider="aws", channel="queue", parallel=Parallel(), memory_mb=128, cold=True, prediction=None, why="too small")
-    made: Prediction | None = plan.choice.prediction
-    assert made is not None
-    assert blank.to_json().keys() <= plan.choice.to_json().keys()
-
-
-def test_a_model_of_12_gb_becomes_a_pipeline_for_its_deadline() -> None:
-    large, deadline = described([4096] * 181, 256), 60.0
-    assert large.stored.sum() == pytest.approx(12e9, rel=0.02)
-    load_s = large.stored.sum() / (1e6 * load_table("aws").links["read"].mb_per_s)
-    found = compare(RowWorkload.of(large), [place("aws")], Wishes(deadline=deadline), colds=[True])
-    for objective in OBJECTIVES:
-        best = choose(objective, found).parallel
-        assert best.pipeline >= load_s / deadline, objective
-        assert best.tensor == 1, objective
-
-
-def test_a_layer_of_14_gb_is_tensor_parallel() -> None:
-    found = compare(RowWorkload.of(described([60_000, 60_000], 64)), [place("aws")], Wishes(), colds=[True])
-    assert choose("cost", found).parallel.tensor > 1
-    assert all(each.why.startswith("needs ") for each in found if each.parallel.tensor == 1)
-
-
-def test_an_activation_of_which_nothing_is_known_takes_four_bytes() -> None:
-    assert described([100, 200], 10).whole == (35 + 4000, 35 + 8000)
-
-
-def test_what_a_rank_kept_is_in_objects_and_in_its_record() -> None:
-    """Each object has 32 MB, a record up to 16 MB."""
-    objects, left = _written(np.array([0.0, 15.0, 20.0, 33.0, 100.0, 120.0]) * (1 << 20))
-    assert objects.tolist() == [0, 0, 1, 1, 3, 4]
-    assert (left / (1 << 20)).tolist() == [0, 15, 0, 1, 4, 0]

@@ -38,7 +38,7 @@ class _Compare(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
-        alone = {at for at in range(end) if args[at] == "--latency" and (at + 1 == len(args) or args[at + 1].startswith("--"))}
+        alone = {at for at in range(end) if args[at] == "--latency" and (at + 1 == len(args) or args[at + 1].startswith("-"))}
         return super().parse_args(ctx, [f"{arg}=auto" if at in alone else arg for at, arg in enumerate(args)])
 
 

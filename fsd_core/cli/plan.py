@@ -78,12 +78,12 @@ def plan(
     from fsd_core import make_plan
 
     targets: list[tuple[str, Any]] = []
-    file = Path(PATH.read_text(write, "--write ")) if write else None
+    file = Path(PATH.read_text(write, "--write ")) if write is not None else None
     with as_flags("write", "report"):
-        check_apart(write=file, report=arguments.path("report", report) if report else None)
+        check_apart(write=file, report=None if report is None else arguments.path("report", report))
         if file is not None:
             check_settings(file)
-        if report:
+        if report is not None:
             from fsd_core.report.planned import check_page, write_plan
 
             check_page(report)
@@ -121,10 +121,11 @@ def _shown(found: Plan) -> Sequence[Any]:
     for each in found.per_day:
         wins = "the server is cheaper" if each["server_wins"] else "functions are cheaper"
         servers = f"{each['servers']} x {each['server']}" if each["servers"] > 1 else each["server"]
-        runs, beyond = counted(each["runs"], "run", ",.0f"), counted(each["from_runs"], "run", ",")
+        runs, beyond = counted(each["runs"], "run", ",.0f"), counted(each["from_runs"] or 0, "run", ",")
         costs = f"{runs} a day: functions cost {each['functions_usd_a_day']:.3g} USD"
         always = f"{servers}, always running, {each['server_usd_a_day']:.3g} USD"
-        parts.append(f"{each['provider']}: {costs}, {always}: {wins}; from {beyond} a day on, the server is cheaper.")
+        beyond = f"from {beyond} a day on, the server is cheaper" if each["from_runs"] else "a server is never cheaper"
+        parts.append(f"{each['provider']}: {costs}, {always}: {wins}; {beyond}.")
     lost = [each for each in found.candidates if not each.feasible]
     if lost:
         words: dict[str, list[str]] = {}

@@ -50,8 +50,8 @@ def make_plan(
     - ``deadline``: seconds that 95 % of the runs may take, from a cold start. ``budget``: USD of a run.
     - ``per_day``: the number of runs a day; the plan then also says from how many runs a day a server that always runs is cheaper.
     - ``settings``: the tables of ``fsd.toml`` by provider, for instance ``{"aws": {"concurrency": 10}}``.
-    - ``latency``: the table of latencies of all providers, a name or a path. Default: the table that `measure` made of each provider, else
-      the one that comes with the provider; for the local provider, the times that its requests take on this machine.
+    - ``latency``: the table of latencies of all providers: a name, with options as `run` takes it, or a path. Default: the table that
+      `measure` made of each provider, else the one that comes with the provider; for the local provider, the times of this machine.
     - ``home``: the folder below which plans are kept, so that the same call is fast the next time. Default: ``$FSD_HOME``, else ``~/.fsd``.
     - ``progress``: called with the number of ways that are priced and of all ways. A way: provider, split, channel and memory size.
 
@@ -69,6 +69,8 @@ def make_plan(
     given = {name: arguments.table(f"settings[{name!r}]", each) for name, each in arguments.table("settings", settings or {}).items()}
     folder = arguments.home(home)
     places = [place(name, given.get(name, {}), latency) for name in _names(providers)]
+    of_run = {"objective": objective, "engine": engine, "batch_axis": batch_axis}  # a run has no objective "balanced"
+    given |= {"": {name: value for name, value in of_run.items() if value not in ("cost", "balanced", "auto")}}
     opened = open_run(model, inputs, engine, batch_axis, checksums=False)  # nothing is computed with all of the weights
     if isinstance(opened.model, Graph):
         from fsd_core.client.stages import stages_work
@@ -77,7 +79,7 @@ def make_plan(
     else:
         workload = RowWorkload(opened.model, opened.inputs)
     words = {key: os.fsdecode(each) for key, each in (("model", model), ("input", inputs)) if isinstance(each, str | os.PathLike)}
-    return plan_of(workload, places, wishes, words, objective=objective, per_day=runs, home=folder, progress=advance)
+    return plan_of(workload, places, wishes, words, objective=objective, per_day=runs, given=given, home=folder, progress=advance)
 
 
 def _names(providers: Sequence[str] | None) -> list[str]:

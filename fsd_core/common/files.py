@@ -81,7 +81,7 @@ def write_file(name: str, path: Path, text: str, mark: str) -> None:
     """Write a text file in one step. Raises `InputError`, see `check_file`."""
     check_file(name, path, mark)
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))  # the name of a file need not be UTF-8
 
 
 @contextmanager

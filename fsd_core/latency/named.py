@@ -76,14 +76,14 @@ def measured_table(provider: str, region: str = "") -> Table | None:
         files = [file for file in sorted(folder.glob(f"{provider}-*.toml")) if not file.stem.endswith(_EMULATOR)]
     found: list[tuple[datetime.date, Table, Path]] = []
     for file in files:
-        remove = f": remove the file, or write it again: fsd measure --provider {provider}"
+        remove = f": remove the file, then measure again: fsd measure --provider {provider}"
         try:
             table = _of_file(str(file))
         except InputError as error:
-            raise InputError(f"{error}{remove}") from error
+            raise InputError(f"measured {error}{remove}") from error
         if table.measured is None or table.measured.emulator:
             what = "has no table [measured]" if table.measured is None else f"was measured on an emulator at {table.measured.emulator}"
-            raise InputError(f"latency {file}: {what}: expected a table of the services of {provider}{remove}")
+            raise InputError(f"measured latency {file}: {what}: expected a table of the services of {provider}{remove}")
         if table.measured.provider == provider:  # provider "a" has files that begin like those of provider "a-b"
             found.append((_day(table.as_of, file, remove), table, file))
     if not found:
@@ -107,4 +107,4 @@ def _day(as_of: str, file: Path, remove: str) -> datetime.date:
     try:
         return datetime.date.fromisoformat(as_of)
     except ValueError:
-        raise InputError(f"latency {file}: as_of = {as_of!r}: expected a day, for instance 2026-01-31{remove}") from None
+        raise InputError(f"measured latency {file}: as_of = {as_of!r}: expected a day, for instance 2026-01-31{remove}") from None

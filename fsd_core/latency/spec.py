@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -53,17 +53,21 @@ class Latency:
 
         Raises `InputError` if the table or file is unknown or wrong, an option is unknown or given twice, or a value is wrong.
         """
-        kinds = keys(_Options)
-        name, *parts = (part.strip() for part in text.split(","))
-        found: dict[str, Any] = {}
-        for part in parts:
+        name, *parts = text.split(",")
+        return Latency(load(name.strip()), **Latency.options(parts))
+
+    @staticmethod
+    def options(parts: Sequence[str]) -> dict[str, Any]:
+        """Read options such as ``seed=1``. Raises `InputError` like `parse`."""
+        kinds, found = keys(_Options), dict[str, Any]()
+        for part in map(str.strip, parts):
             option, _, value = (piece.strip() for piece in part.partition("="))
             if option not in kinds:
                 raise InputError(f"latency: {part!r}: expected NAME=VALUE, NAME one of {', '.join(kinds)}")
             if option in found:
                 raise InputError(f"latency: {option} is given twice: expected each name once")
             found[option] = kinds[option].read_text(value, f"latency: {option} = ")
-        return Latency(load(name), **found)
+        return found
 
     def pack(self) -> dict[str, Any]:
         """The options and figures, without their sources, as values that JSON can hold."""

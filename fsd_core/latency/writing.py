@@ -8,18 +8,24 @@ from typing import Any
 
 import attrs
 
-from fsd_core.common.files import write_file
+from fsd_core.common.files import check_file, write_file
 from fsd_core.common.home import made
 from fsd_core.latency.table import Link, Measured, Row, Table
 
-__all__ = ["HEAD", "as_text", "write"]
+__all__ = ["HEAD", "as_text", "check", "write"]
 
 HEAD = "# Written by fsd measure."  # marks the files that may be replaced
 SOURCE = ("kind", "confidence", "region", "as_of", "source", "note")  # where a figure comes from
 
 
+def check(path: Path) -> None:
+    """Make the folder of ``path``. Raises `InputError` if `write` could not write the file: it replaces only a file that it made."""
+    made(path.parent)
+    check_file("file", path, HEAD)
+
+
 def write(table: Table, path: Path) -> None:
-    """Write the file in one step, with its folder. Raises `InputError` if it cannot be written, or if it exists and fsd did not make it."""
+    """Write the file in one step, with its folder. Raises `InputError` as `check`."""
     made(path.parent)
     write_file("file", path, as_text(table), HEAD)
 

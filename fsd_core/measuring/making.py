@@ -22,7 +22,7 @@ from fsd_core.latency import VERBS, Table, shipped_table
 from fsd_core.latency.fit import extra, fitted, rate
 from fsd_core.latency.named import measured_file
 from fsd_core.latency.table import Link, Measured
-from fsd_core.latency.writing import write
+from fsd_core.latency.writing import check, write
 from fsd_core.measuring.asking import FULL, QUICK, Estimate
 from fsd_core.measuring.session import Found, Session
 from fsd_core.protocol.measuring import LARGE_BYTES, SMALL_BYTES, STREAM_BYTES
@@ -105,8 +105,9 @@ def measure(
     given. A measurement holds a slot of the app, as a run does; at its end, also after an interrupt, it gives the slot back and removes
     its objects.
 
-    Returns a `Measurement`. Raises `InputError` before anything starts if an argument is wrong or the estimate is above ``max_usd``, and
-    `RunFailed` or `DriverError` if a function or a service fails.
+    Returns a `Measurement`. Raises `InputError` before anything is measured if an argument is wrong, if the estimate is above ``max_usd``,
+    or if the file cannot be written or fsd did not make it; and `RunFailed` or `DriverError` if a function or a service fails. Warns if
+    the file cannot be written at the end.
     """
     began = time.monotonic()
     quick = arguments.yes_or_no("quick", quick)
@@ -124,6 +125,9 @@ def measure(
         existing = provisioner.find(app)
         ranks, slots = (max(RANKS, existing.ranks), existing.slots) if existing else (RANKS, SLOTS)
         resources = provisioner.ensure(app, ranks, slots)
+    region = resources.names.get("region", "") or "here"
+    file = measured_file(provider, region, emulator=emulator is not None)
+    check(file)  # before anything is paid for
     try:
         found = Session(chosen, resources, ask, lambda done, total, text: report(Progress("measure", done, total, text))).execute()
     except RunFailed as error:
@@ -135,10 +139,11 @@ def measure(
         warn(
             f"the measurement ended after {ask.limit_s:g} s without samples of {missing}: the table has no measured figures of these verbs"
         )
-    region = resources.names.get("region", "") or "here"
     table = _table(provider, region, emulator, found, kernel_rate(KERNEL_S)[1])
-    file = measured_file(provider, region, emulator=emulator is not None)
-    write(table, file)
+    try:
+        write(table, file)
+    except (InputError, OSError) as error:  # the figures are paid for
+        warn(f"the table of latencies is not kept: {error}")
     return Measurement(
         provider=provider,
         app=app,

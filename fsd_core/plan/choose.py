@@ -230,7 +230,7 @@ def key_of(objective: str, candidate: Candidate) -> float:
     assert found is not None
     usd = math.inf if found.usd is None else found.usd
     seconds = found.seconds["p50"]
-    return {"cost": usd, "latency": seconds, "balanced": usd * seconds if usd else seconds}[objective]
+    return {"cost": usd, "latency": seconds, "balanced": usd * seconds}[objective]
 
 
 def choose(objective: str, candidates: Sequence[Candidate]) -> Candidate:
@@ -274,7 +274,8 @@ def reason(choice: Candidate, candidates: Sequence[Candidate], objective: str) -
             beaten = any(each.beaten and each.parallel.workers > 1 for each in candidates)  # such a split is possible, but not better
             splits = "no possible split is faster or cheaper" if beaten else "no split that was priced is possible"
             return f"One function is best here: it takes {_figures(choice)}, and {splits}."
-        other = min(split, key=lambda each: key_of(objective, each))
+        sought = "latency" if _free(alike) else objective
+        other = min(split, key=lambda each: key_of(sought, each))
         next_one = f"the next best split, {shape_words(other.parallel)}, takes {_figures(other)}"
         return f"One function is best here: it takes {_figures(choice)}; {next_one}."
     what = {"cost": "the cheapest", "latency": "the fastest", "balanced": "the one with the smallest product of time and money"}[objective]

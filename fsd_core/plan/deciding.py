@@ -63,4 +63,7 @@ def decide(
             return Decision(shape, UNKNOWN)
         raise InputError(nothing(workload.name, found, Wishes()))
     best = choose(given.objective, usable)
-    return Decision(best.parallel, channel or best.channel, reason(best, found, given.objective))
+    why, measured = reason(best, found, given.objective), where.table.measured if where.table else None
+    if where.table is not None and measured is not None:
+        why += f" The latencies were measured on {where.table.as_of}" + f" in {measured.region}" * (measured.region != "here") + "."
+    return Decision(best.parallel, channel or best.channel, why)

@@ -13,7 +13,7 @@ from fsd_core.common.amount import counted
 from fsd_core.errors import InputError
 from fsd_core.plan.choose import Candidate, Wishes, choose, front, key_of, reason, shape_words
 from fsd_core.plan.pricing import Priced, priced
-from fsd_core.plan.ways import Place
+from fsd_core.plan.ways import Given, Place
 from fsd_core.plan.workload import Workload
 
 __all__ = ["Plan", "nothing", "plan_of"]
@@ -27,7 +27,9 @@ class Plan:
     - ``candidates``: all ways that were priced, possible or not; ``front``: the cold starts that no other one beats in both time and money,
       the fastest first.
     - ``about``: model, input and wishes, as texts; ``sizes``: the sizes of model and input. ``notes``: the assumptions of the figures.
-    - ``per_day``: for each provider with a server in its tariff, from how many runs a day that server is cheaper; empty if not asked for.
+    - ``per_day``: for each provider with a server in its tariff, from how many runs a day servers are cheaper (``from_runs``; `None`: they
+      never are); empty if not asked for.
+    - ``given``: the settings that the plan rests on: the tables of providers, and, with the key "", keys of a run.
     """
 
     choice: Candidate
@@ -38,6 +40,7 @@ class Plan:
     sizes: Mapping[str, int]
     notes: tuple[str, ...]
     per_day: tuple[Mapping[str, Any], ...] = ()
+    given: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=False)
 
     @property
     def front(self) -> list[Candidate]:
@@ -63,13 +66,13 @@ class Plan:
     def settings(self) -> dict[str, dict[str, Any]]:
         """The keys of ``fsd.toml`` with which ``fsd run`` uses the choice, by table; the table "" is the top of the file."""
         choice, shape = self.choice, self.choice.parallel
-        top: dict[str, Any] = {"provider": choice.provider, "workers": shape.workers}
+        top: dict[str, Any] = {"provider": choice.provider, **self.given.get("", {}), "workers": shape.workers}
         top |= {f"{name}_parallel": size for name, size in shape.to_json().items()}
         if shape.workers > 1:
             top["channel"] = choice.channel
         if choice.prediction is not None and choice.prediction.micro_batches > shape.data:
             top["batch_size"] = -(-self.sizes["samples"] // choice.prediction.micro_batches)
-        return {"": top, choice.provider: {"memory_mb": choice.memory_mb}}
+        return {"": top, choice.provider: {**self.given.get(choice.provider, {}), "memory_mb": choice.memory_mb}}
 
 
 def plan_of(
@@ -80,11 +83,15 @@ def plan_of(
     *,
     objective: str,
     per_day: float | None,
+    given: Mapping[str, Mapping[str, Any]],
     home: Path,
     progress: Callable[[int, int], None] | None,
 ) -> Plan:
-    """The `Plan` for a workload. ``words``: what the user called the model and the input. Other arguments and errors: see `make_plan`."""
-    found = priced(workload, places, wishes, home=home, progress=progress)
+    """The `Plan` for a workload. ``words``: what the user called the model and the input. ``given``: see `Plan`. For other arguments and
+    errors see `make_plan`.
+    """
+    of_run = "latency" if objective == "latency" else "cost"  # a run has no objective between them
+    found = priced(workload, places, wishes, given=Given(objective=of_run), home=home, progress=progress)
     candidates = found.candidates
     cold = [each for each in candidates if each.cold and each.feasible and each.prediction is not None]
     if not cold:
@@ -101,6 +108,7 @@ def plan_of(
         sizes=dict(workload.about()),
         notes=tuple(choice.prediction.notes),
         per_day=tuple(_servers(found, places, cold, per_day)) if per_day is not None else (),
+        given=given,
     )
 
 
@@ -116,14 +124,12 @@ def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
         if not large:
             quota = "; ".join(dict.fromkeys(each.why for each in candidates))
             return f"{name}: there is no possible way to run it: {quota}"
-        least = min(large, key=lambda each: each.needs_bytes)
-        most = max(each.memory_mb for each in candidates) << 20
-        workers = -(-least.needs_bytes * least.parallel.workers // most)
-        quotas = sorted({each.why for each in candidates if each.why.startswith("quota")})
+        by_provider = [[each for each in candidates if each.provider == one.provider] for one in large]
+        workers, least, most, quotas = min((_short_of(each) for each in by_provider), key=lambda found: found[0])
         also = f" ({quotas[0]})" if quotas else ""
         return (
             f"{name}: fits no function however it is split: the smallest part, with {shape_words(least.parallel)}, needs "
-            f"{least.needs_bytes / 1e9:.3g} GB, a function has {most / 1e9:.3g} GB{also}: "
+            f"{least.needs_bytes / 1e9:.3g} GB, a function of {least.provider} has {most / 1e9:.3g} GB{also}: "
             f"expected about {counted(workers, 'worker')} or more"
         )
     cheap = [each for each in simulated if wishes.budget is None or _usd(each) <= wishes.budget]
@@ -140,8 +146,22 @@ def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
     if wishes.budget is not None and _usd(cheapest) > wishes.budget:
         within = " within the deadline" if wishes.deadline is not None and quick else ""
         line = f"budget {wishes.budget:g}: the cheapest way{within}, {shape_words(cheapest.parallel)} on {cheapest.provider}, costs "
-        words.append(f"{line}{_usd(cheapest):.3g} USD: expected at least that")
+        words.append(f"{line}{_usd(cheapest):.3g} USD: expected at least {_above(_usd(cheapest)):g}")
     return "; ".join(words) or f"{name}: there is no possible way to run it: {simulated[0].why}"
+
+
+def _short_of(candidates: Sequence[Candidate]) -> tuple[int, Candidate, int, list[str]]:
+    """Of one provider: about the workers that the model needs, the way with the smallest part, the bytes of a function, the quotas."""
+    least = min((each for each in candidates if each.needs_bytes), key=lambda each: each.needs_bytes)
+    most = max(each.memory_mb for each in candidates) << 20
+    workers = -(-least.needs_bytes * least.parallel.workers // most)
+    return workers, least, most, sorted({each.why for each in candidates if each.why.startswith("quota")})
+
+
+def _above(usd: float) -> float:
+    """A number of three digits that is at least ``usd``, which is above 0."""
+    near = float(f"{usd:.3g}")
+    return near if near >= usd else float(f"{near + 10.0 ** (math.floor(math.log10(usd)) - 2):.3g}")
 
 
 def _p95(each: Candidate) -> float:
@@ -160,9 +180,12 @@ def _longest(each: Candidate) -> str:
 
 
 def _servers(ways: Priced, places: Sequence[Place], cold: Sequence[Candidate], runs: float) -> list[dict[str, Any]]:
-    """For each provider: from how many runs a day servers that always run are cheaper than its cheapest way to run."""
+    """For each provider: from how many runs a day servers that always run are cheaper than its cheapest way to run.
+
+    There are as many servers as hold the weights or, if that is more, as compute the runs of a day. Servers that compute all day cost less
+    than functions or they do not: if the servers that hold the weights are dearer even then, more of them are too.
+    """
     found = []
-    needed = 1.2 * ways.stored_bytes + (1 << 30)
     for each_place in places:
         server = each_place.tariff.server if each_place.tariff else None
         here = [each for each in cold if each.provider == each_place.provider and each.prediction is not None and each.prediction.usd]
@@ -171,9 +194,13 @@ def _servers(ways: Priced, places: Sequence[Place], cold: Sequence[Candidate], r
         cheapest = min(here, key=lambda each: key_of("cost", each))
         assert cheapest.prediction is not None
         usd = cheapest.prediction.usd or 0.0
-        count = math.ceil(needed / (server.memory_mb << 20))
-        a_day = 24 * server.usd_hour * count
-        who = {"provider": each_place.provider, "server": server.name, "servers": count, "server_usd_a_day": a_day}
+        holding = math.ceil((1.2 * ways.stored_bytes + (1 << 30)) / (server.memory_mb << 20))
+        most = 86_400 * server.vcpus / max(1e-9, ways.work_s)  # runs a day that one server computes
+        count = max(holding, math.ceil(runs / most))
+        one = 24 * server.usd_hour
+        cheaper_from = math.ceil(one * holding / usd)
+        who = {"provider": each_place.provider, "server": server.name, "servers": count, "server_usd_a_day": one * count}
         what = {"run_usd": usd, "runs": runs, "functions_usd_a_day": usd * runs}
-        found.append(who | what | {"from_runs": math.ceil(a_day / usd), "server_wins": usd * runs > a_day})
+        wins = {"from_runs": cheaper_from if cheaper_from <= holding * most else None, "server_wins": usd * runs > one * count}
+        found.append(who | what | wins)
     return found

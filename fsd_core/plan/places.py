@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import attrs
+
 from fsd_core import latency as tables
 from fsd_core.common import arguments
 from fsd_core.cost import default_tariff
@@ -32,6 +34,7 @@ _MS = {
     "start_cold": (350.0, 480.0, 800.0),
     "start_warm": (10.0, 20.0, 60.0),
 }
+_STARTS = ("invoke", "start_cold", "start_warm")
 HERE = Table(
     name="this machine",
     title="this machine",
@@ -61,8 +64,8 @@ def outline_of(name: str, settings: Mapping[str, object]) -> Outline | None:
 def place(name: str, settings: Mapping[str, object], latency: str | os.PathLike[str] | Table | None = None) -> Place:
     """The provider ``name`` with its ``settings``, the table of ``fsd.toml``.
 
-    ``latency``: a table, its name or its path; `None`: the provider's own table, and of this machine `HERE`. Raises `InputError` if the
-    provider does not say its limits, or if a setting or the table is wrong.
+    ``latency``: a table, its path, or a text for `Latency.parse`; `None`: the provider's own table, and of this machine `HERE`. Raises
+    `InputError` if the provider does not say its limits, or if a setting or the table is wrong.
     """
     outline = outline_of(name, settings)
     if outline is None:
@@ -72,8 +75,10 @@ def place(name: str, settings: Mapping[str, object], latency: str | os.PathLike[
     if isinstance(latency, Table):
         table = latency
     elif latency is not None:
-        table = tables.load(os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies")))
-    else:
-        table = tables.find(name, str(settings.get("region") or "")) or table
+        asked = os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies"))
+        table = tables.Latency.parse(asked).scaled() if isinstance(latency, str) else tables.load(asked)
+    elif (known := tables.find(name, str(settings.get("region") or ""))) is not None:
+        # A measurement finds how long a running host takes to fork a function; a run starts its own host first.
+        table = attrs.evolve(known, rows={**known.rows, **{verb: HERE.rows[verb] for verb in _STARTS}}) if crowded else known
     priced = default_tariff(name)
     return Place(provider=name, outline=outline, table=table, tariff=load_tariff(priced) if priced else None, crowded=crowded)

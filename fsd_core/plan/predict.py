@@ -373,14 +373,19 @@ def _notes(platform: Platform, workers: int) -> list[str]:
     table = platform.table
     if workers > 1 and platform.outline.caveat and table is not None and table.name == platform.provider and table.measured is None:
         found.append(platform.outline.caveat)
-    if platform.table is not None and platform.table.measured is not None:
-        measured = platform.table.measured
+    if table is not None and table.measured is not None:
+        measured = table.measured
         where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")
-        found.append(f"latencies of {measured.provider} were measured on {platform.table.as_of} {where}".rstrip())
-    if platform.table is None:
+        found.append(f"latencies of {measured.provider} were measured on {table.as_of} {where}".rstrip())
+    elif table is not None and table.name == platform.provider:
+        found.append(
+            f"latencies of {table.name} are those that come with fsd, as of {table.as_of}, and no account was asked: "
+            f"fsd measure --provider {table.name} measures those of yours"
+        )
+    if table is None:
         found.append("no table of latencies: every request is as fast as on this machine")
-    elif any(row.confidence == "low" for row in platform.table.rows.values()):
-        found.append(f"some latencies of table {platform.table.name} are estimates of low confidence")
+    elif any(row.confidence == "low" for row in table.rows.values()):
+        found.append(f"some latencies of table {table.name} are estimates of low confidence")
     if not platform.crowded:
         fast = f"{platform.core_speed:.3g} times as fast as" if platform.core_speed != 1 else "as fast as"
         found.append(f"the plan assumes that a core of a function is {fast} a core of this machine")

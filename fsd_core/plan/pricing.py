@@ -66,14 +66,16 @@ class _Kept:
 
     candidates: list[Mapping[str, Any]] = key(listed(entry(_Way), filled=True))
     stored_bytes: float = key(number())
+    work_s: float = key(number())
 
 
 @attrs.frozen(eq=False)
 class Priced:
-    """The ``candidates``, and the bytes of all weights as stored."""
+    """The ``candidates``, the bytes of all weights as stored, and the seconds for which a run computes on one core of this machine."""
 
     candidates: tuple[Candidate, ...]
     stored_bytes: float
+    work_s: float
 
 
 def priced(
@@ -90,11 +92,12 @@ def priced(
 
     def make() -> dict[str, Any]:
         found = compare(workload, places, wishes, given=given, colds=colds, progress=progress)
-        return {"candidates": [_packed(each) for each in found], "stored_bytes": workload.stored_bytes}
+        work_s = float(workload.shaped(Parallel(), None).split.work_s.sum())
+        return {"candidates": [_packed(each) for each in found], "stored_bytes": workload.stored_bytes, "work_s": work_s}
 
     where = [place_words(place) for place in places]
     content = remembered(home, digest(workload.digest, where, wishes, given, tuple(colds)), _Kept, make)
-    return Priced(tuple(_candidate(each) for each in content["candidates"]), content["stored_bytes"])
+    return Priced(tuple(_candidate(each) for each in content["candidates"]), content["stored_bytes"], content["work_s"])
 
 
 def place_words(place: Place) -> tuple[Any, ...]:

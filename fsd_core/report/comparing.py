@@ -156,11 +156,12 @@ def _latency(provider: str, asked: str | None) -> str | None:
     """The ``latency`` of a run on ``provider``: if ``asked`` is auto, its own table with the same options. Raises `InputError` if wrong."""
     if asked is None:
         return None
-    first, comma, rest = str(asked).partition(",")
+    first, *options = str(asked).split(",")
     if first.strip() == "auto":
+        Latency.options(options)
         if provider == "local" or tables_of.find(provider) is None:
             return None
-        asked = f"{provider}{comma}{rest}"
+        asked = ",".join([provider, *options])
     Latency.parse(str(asked))
     return str(asked)
 

@@ -61,10 +61,12 @@ def _against(plan: Plan, *, cold: bool) -> str:
     title = "Cold starts: time and money" if cold else "Warm functions: time and money"
     shown = [each for each in plan.candidates if each.cold == cold and each.prediction is not None and each.prediction.usd]
     if not shown:
-        return section(title, "<p>No price is known, so there is nothing to compare with time.</p>")
+        free = any(each.prediction is not None and each.prediction.usd == 0 for each in plan.candidates)
+        why = "Nobody bills anything" if free else "No price is known"
+        return section(title, f"<p>{why}, so there is nothing to compare with time.</p>")
     chosen = plan.choice.prediction if cold else (plan.warm(plan.choice) or plan.choice).prediction
     assert chosen is not None
-    near = [each for each in shown if each.prediction and _near(each.prediction, chosen)]
+    near = [each for each in shown if each.prediction and _near(each.prediction, chosen)] or shown
     providers = list(dict.fromkeys(each.provider for each in plan.candidates))
     best = {id(each) for each in plan.front} | {id(plan.warm(each)) for each in plan.front}
     ringed = {id(plan.choice), id(plan.warm(plan.choice))}
@@ -89,7 +91,9 @@ def _against(plan: Plan, *, cold: bool) -> str:
 
 
 def _near(found: Prediction, chosen: Prediction) -> bool:
-    return found.seconds["p50"] <= FAR * chosen.seconds["p50"] and (found.usd or 0.0) <= FAR * (chosen.usd or 0.0)
+    """Whether a way is worth a point. Beside a choice that nobody bills, only its time counts."""
+    cheap = not chosen.usd or (found.usd or 0.0) <= FAR * chosen.usd
+    return cheap and found.seconds["p50"] <= FAR * chosen.seconds["p50"]
 
 
 def _parts(plan: Plan) -> str:
@@ -150,7 +154,7 @@ def _servers(plan: Plan) -> str:
             f"{each['servers']} x {each['server']}",
             usd(each["server_usd_a_day"]),
             f"{usd(each['functions_usd_a_day'])} for {count(each['runs'])} runs",
-            f"from {count(each['from_runs'])} runs a day on",
+            f"from {count(each['from_runs'])} runs a day on" if each["from_runs"] else "never",
         ]
         for each in plan.per_day
     ]
@@ -167,8 +171,9 @@ def _lost(plan: Plan) -> str:
     for each in sorted(plan.candidates, key=lambda each: each.feasible):  # first what is not possible
         if each is plan.choice or not each.cold:
             continue
-        words = each.why or _behind(each, plan)
-        label = f"{each.provider}, {shape_words(each.parallel)}" + (f", {each.channel}, {each.memory_mb} MB" if each.prediction else "")
+        words = each.why or each.beaten or _behind(each, plan)
+        priced = each.prediction is not None or bool(each.beaten)
+        label = f"{each.provider}, {shape_words(each.parallel)}" + (f", {each.channel}, {each.memory_mb} MB" if priced else "")
         if (label, words) not in seen:
             seen.add((label, words))
             rows.append([label, words])
