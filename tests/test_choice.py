@@ -17,6 +17,7 @@ import fsd_core.plan.row_workload
 from fsd_core import InputError, Result
 from fsd_core.cli.main import main
 from fsd_core.client.against import BYTES, compared
+from fsd_core.client.expected import Expectation
 from fsd_core.common.fields import Kind, key
 from fsd_core.common.sealed import seal, unseal
 from fsd_core.latency import Latency
@@ -26,8 +27,9 @@ from fsd_core.plan import kept, pricing
 from fsd_core.plan.choose import Candidate, Wishes, compare
 from fsd_core.plan.deciding import decide
 from fsd_core.plan.places import place
-from fsd_core.plan.predict import Platform
+from fsd_core.plan.predict import Platform, Prediction, predict
 from fsd_core.plan.row_workload import RowWorkload
+from fsd_core.plan.split import Split
 from fsd_core.plan.ways import Given
 
 MODEL, INPUT = "radixnet:1024:4", "random:60:0.3:1"
@@ -221,6 +223,26 @@ def test_errors_of_past_runs_are_shown_by_part(
     monkeypatch.setenv("FSD_HOME", str(home / "none"))
     assert main(["runs", "--accuracy"]) == 0
     assert "no past run has a prediction" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_a_run_of_warm_functions_is_compared_with_a_warm_prediction(
+    start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, cold: bool
+) -> None:
+    """On a cloud. Here every run starts its own processes."""
+    module, found, seen = fsd_core.client.expected, Expectation.found, list[bool]()
+
+    def predicted(split: Split, platform: Platform, *arguments: Any, **options: Any) -> Prediction:
+        seen.append(platform.cold)
+        return predict(split, platform, *arguments, **options)
+
+    monkeypatch.setattr(module, "predict", predicted)
+    monkeypatch.setattr(module, "remembered", lambda home, name, kind, make: make())
+    for crowded in (True, False):
+        monkeypatch.setattr(module, "place", lambda *arguments, here=crowded: attrs.evolve(place(*arguments), crowded=here))
+        monkeypatch.setattr(Expectation, "found", lambda self, *arguments, **_: found(self, *arguments, cold=cold))
+        assert start(workers=1).predicted is not None
+    assert seen == [True, cold]
 
 
 @pytest.mark.parametrize("trouble", ["fails", "takes too long"])
