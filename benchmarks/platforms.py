@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from fsd_core.plan.facts import learn
 from fsd_core.plan.places import place
 from fsd_core.plan.predict import PARTS, Platform, Prediction, predict
 from fsd_core.plan.row_workload import RowWorkload
+from fsd_core.plan.servers import servers
 from fsd_core.plan.ways import Given, Place, Refused, Way, Ways
 from graphchallenge import load as challenge
 from platforms_page import CLOUDS, FACTORS, KEPT, least, write
@@ -187,8 +187,8 @@ def predicted(name: str, data: Path | None) -> dict[str, Any]:
         print(f"{name}: {where.provider} is predicted", file=sys.stderr, flush=True)
     about = {"samples": inputs.shape[0], "layers": len(model.layers), "neurons": model.neurons}
     about |= {"stored_mb": short(workload.stored_bytes / 1e6), "core_s": short(float(workload.facts.work_s.sum()))}
-    servers = [server(where, workload.stored_bytes, least(choices, "usd")[where.provider]) for where in places]
-    return {"about": about, "choices": choices, "rows": rows, "others": others, "changes": changes, "verbs": verbs, "servers": servers}
+    always = [server(where, workload, least(choices, "usd")[where.provider]) for where in places]
+    return {"about": about, "choices": choices, "rows": rows, "others": others, "changes": changes, "verbs": verbs, "servers": always}
 
 
 def altered(workload: RowWorkload, shapes: Sequence[Parallel], cold: bool, where: Place) -> Iterator[dict[str, Any]]:
@@ -208,14 +208,15 @@ def sensitive(workload: RowWorkload, shape: Parallel, cold: bool, where: Place, 
             yield {"cloud": where.provider, "way": words(shape), "verb": verb, "effect": effect}
 
 
-def server(where: Place, stored: float, usd: float) -> dict[str, Any]:
-    """The number of runs a day, each for ``usd``, from which a server that always runs is cheaper, as in `fsd plan --per-day`."""
+def server(where: Place, workload: RowWorkload, usd: float) -> dict[str, Any]:
+    """The number of runs a day, each for ``usd``, from which servers that always run are cheaper, as in `fsd plan --per-day`."""
     assert where.tariff is not None
     assert where.tariff.server is not None
     found = where.tariff.server
-    count = math.ceil((1.2 * stored + (1 << 30)) / (found.memory_mb << 20))
-    day = 24 * found.usd_hour * count
-    return {"cloud": where.provider, "server": found.name, "count": count, "usd_day": short(day), "runs": math.ceil(day / usd)}
+    always = servers(found, workload.stored_bytes, float(workload.facts.work_s.sum()))
+    runs = always.cheaper_from(usd)
+    count = always.count(runs or 0)
+    return {"cloud": where.provider, "server": found.name, "count": count, "usd_day": short(count * always.usd), "runs": runs}
 
 
 def limits(where: Place) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def estimates(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
 def servers(kinds: Mapping[str, Any]) -> Iterator[list[str]]:
     """The number of runs a day from which a server is cheaper."""
     for name, each in kinds.items():
-        yield [name, *(f"{row['runs']:,} ({row['count']} x {row['server']})" for row in each["servers"])]
+        yield [name, *(f"{row['runs']:,} ({row['count']} x {row['server']})" if row["runs"] else "never" for row in each["servers"])]
 
 
 def measured(runs: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:

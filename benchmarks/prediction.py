@@ -223,7 +223,7 @@ def main() -> None:
     until = time.monotonic() + (60 * options.minutes if options.minutes is not None else 1e9)
     # Runs make no prediction of their own: it would take processor time from the next one.
     empty = {"seconds": {}, "parts": {}, "meter": {}, "usd": None, "kept": [], "live": None}  # a run adds how long it lasted
-    nothing = patch.object(Expectation, "found", lambda *_, **__: dict(empty))
+    nothing = patch.object(Expectation, "found", lambda *_: dict(empty))
     with nothing, tempfile.TemporaryDirectory() as folder, where(options.provider, options.emulator) as (used, _):
         used["settings"] = {"root": f"{folder}/local"} if options.provider == "local" else used["settings"]
         kept = Kept(options.kept)

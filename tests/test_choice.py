@@ -225,9 +225,11 @@ def test_errors_of_past_runs_are_shown_by_part(
     assert "no past run has a prediction" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("cold", [True, False])
+@pytest.mark.parametrize(
+    ("inits_s", "cold"), [([1.0, 1.0], True), ([0.0, 1.0], True), ([0.0, 0.0, 1.0], False), ([0.0], False), ([], True)]
+)
 def test_a_run_of_warm_functions_is_compared_with_a_warm_prediction(
-    start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, cold: bool
+    start: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, inits_s: list[float], cold: bool
 ) -> None:
     """On a cloud. Here every run starts its own processes."""
     module, found, seen = fsd_core.client.expected, Expectation.found, list[bool]()
@@ -238,9 +240,9 @@ def test_a_run_of_warm_functions_is_compared_with_a_warm_prediction(
 
     monkeypatch.setattr(module, "predict", predicted)
     monkeypatch.setattr(module, "remembered", lambda home, name, kind, make: make())
+    monkeypatch.setattr(Expectation, "found", lambda self, cut, staged, _: found(self, cut, staged, inits_s))
     for crowded in (True, False):
         monkeypatch.setattr(module, "place", lambda *arguments, here=crowded: attrs.evolve(place(*arguments), crowded=here))
-        monkeypatch.setattr(Expectation, "found", lambda self, *arguments, **_: found(self, *arguments, cold=cold))
         assert start(workers=1).predicted is not None
     assert seen == [True, cold]
 

@@ -196,7 +196,8 @@ def test_a_damaged_table_is_one_clear_line(old: str, new: str, words: str) -> No
     line = str(raised.value)
     assert words in line
     assert str(file) in line
-    assert line.endswith(": remove the file, or write it again: fsd measure --provider aws")
+    assert line.startswith("measured latency ")  # and not a flag that nobody gave
+    assert line.endswith(": remove the file, then measure again: fsd measure --provider aws")
     assert "\n" not in line
     assert load("gcp").rows  # everything else works
 

@@ -23,6 +23,7 @@ from fsd_core.latency.named import measured_file
 from fsd_core.measuring import making
 from fsd_core.measuring.asking import FULL, QUICK, Ask
 from fsd_core.measuring.session import Session
+from fsd_core.measuring.shown import facts
 from fsd_core.plan.places import HERE, place
 from fsd_core.protocol.measuring import PROBE, Task, filler, note, noted
 from fsd_core.providers.registry import find
@@ -115,7 +116,7 @@ def test_a_file_that_could_not_be_replaced_is_found_before_anything_is_paid(
     found.file.write_text(text)
     monkeypatch.setattr(making, "Session", None)
     try:
-        with pytest.raises(InputError, match=r"local-here\.toml: exists and fsd did not make it"):
+        with pytest.raises(InputError, match=r"local-here\.toml: exists and fsd did not make it: expected that fsd measure wrote it"):
             fsd_core.measure("local", settings={"concurrency": 16}, quick=True)
         with pytest.raises(InputError, match=r"^measured latency .*: remove the file, then measure again: fsd measure --provider local"):
             load("local")
@@ -128,8 +129,12 @@ def test_figures_that_cannot_be_kept_are_told_all_the_same(home: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(making, "write", full)
-    with pytest.warns(UserWarning, match="the table of latencies is not kept: .*No space left on device"):
-        assert fsd_core.measure("local", settings={"concurrency": 16}, quick=True).rows
+    with pytest.warns(UserWarning, match="the table of latencies cannot be written: .*No space left on device: make room for it in"):
+        found = fsd_core.measure("local", settings={"concurrency": 16}, quick=True)
+    assert found.rows
+    assert found.file is None
+    assert found.to_json()["file"] is None
+    assert ("table", "not written") in facts(found)
 
 
 def test_the_answer(found: fsd_core.Measurement) -> None:

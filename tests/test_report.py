@@ -109,10 +109,10 @@ return [...document.querySelectorAll('body *')].filter(element => element.getBou
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     """The page of a plan for two clouds."""
-    page = tmp_path_factory.mktemp("planned") / "plan.html"
-    few = {"gcp": {"concurrency": 3}}
-    write_plan(make_plan("radixnet:1024:4", "random:30:0.2", providers=["aws", "gcp"], per_day=100, settings=few), page)
-    return page
+    folder, few = tmp_path_factory.mktemp("planned"), {"gcp": {"concurrency": 3}}
+    plan = make_plan("radixnet:1024:4", "random:30:0.2", providers=["aws", "gcp"], per_day=100, settings=few, home=folder)
+    write_plan(plan, folder / "plan.html")
+    return folder / "plan.html"
 
 
 @pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1280, "light")])

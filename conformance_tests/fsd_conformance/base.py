@@ -131,8 +131,8 @@ def eventually(what: str, within_s: float, check: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def new_retry(within_s: float = 600.0) -> Retry:
-    """The retry layer of fsd_core, for cases that must pass even if single calls fail, on a busy machine too."""
+def new_retry(within_s: float = 240.0) -> Retry:
+    """The retry layer of fsd_core, for cases that must pass even if single calls fail, also on a busy machine."""
     return Retry(time.time() + within_s, Meter())
 
 

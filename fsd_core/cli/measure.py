@@ -89,6 +89,8 @@ def _table(found: Measurement) -> Table:
 
 
 def _used(found: Measurement) -> tuple[str, str]:
+    if found.file is None:
+        return "used", "by nothing, because the table could not be written"
     if found.stand_in:
         return "used", f"only where its path is given, because an emulator at {found.stand_in} was measured"
     return "used", f"by fsd plan and --latency {found.provider}"

@@ -119,12 +119,13 @@ def _shown(found: Plan) -> Sequence[Any]:
     title = f"{about['model']} on {about['input']}: {', '.join(sizes)}"
     parts: list[Any] = [title, "", _table(found), "", found.reason]
     for each in found.per_day:
-        wins = "the server is cheaper" if each["server_wins"] else "functions are cheaper"
+        wins = "servers are cheaper" if each["server_wins"] else "functions are cheaper"
         servers = f"{each['servers']} x {each['server']}" if each["servers"] > 1 else each["server"]
-        runs, beyond = counted(each["runs"], "run", ",.0f"), counted(each["from_runs"] or 0, "run", ",")
+        runs = counted(each["runs"], "run", ",.0f")
         costs = f"{runs} a day: functions cost {each['functions_usd_a_day']:.3g} USD"
         always = f"{servers}, always running, {each['server_usd_a_day']:.3g} USD"
-        beyond = f"from {beyond} a day on, the server is cheaper" if each["from_runs"] else "a server is never cheaper"
+        limit = each["from_runs"]
+        beyond = "servers are never cheaper" if limit is None else f"from {counted(limit, 'run', ',')} a day on, servers are cheaper"
         parts.append(f"{each['provider']}: {costs}, {always}: {wins}; {beyond}.")
     lost = [each for each in found.candidates if not each.feasible]
     if lost:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,18 +59,19 @@ class Expectation:
     latency: Latency | None
     home: Path
 
-    def found(self, cut: Cut, staged: Mapping[str, int], *, cold: bool) -> dict[str, Any] | None:
+    def found(self, cut: Cut, staged: Mapping[str, int], inits_s: Sequence[float]) -> dict[str, Any] | None:
         """The prediction: seconds (p50, p95), parts (mean seconds), meter, usd, live (as in `Split`), and kept (for each rank of a replica,
         the bytes of sent payloads that it keeps for recovery). `None` if it is not ready after `FORECAST_S`.
 
         ``staged``: the counts of the client's requests while it staged weights and inputs. `predict` leaves them out, so `found` adds them.
-        ``cold``: whether most functions of the run started cold. On this machine all do; a table of latencies says it for its runs.
+        ``inits_s``: the seconds of initialisation of each function of the run, 0 if it was warm. The prediction is that of a cold start if
+        at least half of them started cold. On this machine all do; under a table of latencies, its option ``warm`` decides.
         """
         made: list[dict[str, Any] | None] = []
 
         def make() -> None:
             try:
-                made.append(self._predicted(cut, staged, cold))
+                made.append(self._predicted(cut, staged, inits_s))
             except Exception:  # of any kind: the answer of the run is complete
                 log.debug("the run has no prediction", exc_info=True)
                 made.append(None)
@@ -80,13 +81,14 @@ class Expectation:
         thread.join(FORECAST_S)
         return made[0] if made else None
 
-    def _predicted(self, cut: Cut, staged: Mapping[str, int], cold: bool) -> dict[str, Any] | None:
+    def _predicted(self, cut: Cut, staged: Mapping[str, int], inits_s: Sequence[float]) -> dict[str, Any] | None:
         if outline_of(self.provider, self.settings) is None:
             return None
         where = place(self.provider, self.settings, self.latency.scaled() if self.latency else None)
         work, memory = self.work, where.outline.functions.memory_bytes
         seeds = (self.latency.seed,) if self.latency else ()
-        cold = self.latency.warm < 0.5 if self.latency else cold or where.crowded
+        mostly = 2 * sum(seconds > 0 for seconds in inits_s) >= len(inits_s)
+        cold = self.latency.warm < 0.5 if self.latency else mostly or where.crowded
         platform = Platform(
             provider=self.provider,
             outline=where.outline,

@@ -364,8 +364,7 @@ class _Run:
         """The output with maxima and sums over the workers' records. Never raises, so that the output is not lost."""
         job, work, client = self.job, self.job.work, self.meter.snapshot()
         ranks, seconds, seconds_sum, meter_ranks, meter_layers, peak_bytes = over_ranks(answer.records, job.workers)
-        cold = 2 * sum(rank["seconds"]["init"] > 0 for rank in ranks) >= len(ranks)
-        found = job.expectation.found(self.batches, self.staged, cold=cold)
+        found = job.expectation.found(self.batches, self.staged, [rank["seconds"]["init"] for rank in ranks])
         kept = [held_bytes(size, self.kept_bytes) for size in found.pop("kept")] if found else []
         limits, parallel = self.invoker.limits, work.parallel
         needs = work.needs(self.batches, limits, found.pop("live") if found else None)

@@ -60,7 +60,7 @@ class Result:
     - ``meter_layers``: the part of ``meter`` that workers requested while they computed the layers.
     - ``memory``: bytes of the worker with the largest memory: ``peak_bytes_max``, ``predicted_bytes_max``, and ``limit_bytes`` if functions
       have a limit; ``streamed``: how many workers read their weights layer by layer, because the weights do not fit into their memory.
-    - ``reason``: why the planner chose this split or channel, in one sentence; empty if the caller gave both.
+    - ``reason``: why the planner chose this split or channel, in one or two sentences; empty if the caller gave both.
     - ``predicted``: the prediction: ``seconds`` (p50, p95), ``parts`` (mean seconds), ``meter``, ``usd``. Also ``lasted``, the actual
       seconds to compare with ``seconds``: from the lease of a slot to the complete output, without staging. `None`: there is no prediction.
     - ``recovered``: the ranks that were lost or slow, in the order of the reports: ``rank``, ``layer`` (the last layer that it began;

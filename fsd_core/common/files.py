@@ -21,17 +21,17 @@ __all__ = ["check_apart", "check_file", "check_folder", "open_regular", "read_re
 HEAD_BYTES = 1024
 
 
-def check_file(name: str, path: Path, mark: str) -> None:
+def check_file(name: str, path: Path, mark: str, expected: str = "a new path") -> None:
     """Raise `InputError` unless `write_file` can write ``path``.
 
     `write_file` can if ``path`` does not exist, or is a file that fsd made: its first `HEAD_BYTES` bytes hold the text ``mark``. ``name``
-    is the argument that errors name.
+    is the argument that errors name, and ``expected`` what they ask for instead of a file that fsd did not make.
     """
     try:
         if os.path.lexists(path):
             with open_regular(path) as file:
                 if mark.encode() not in file.read(HEAD_BYTES):
-                    raise InputError(f"{name} {path}: exists and fsd did not make it: expected a new path")
+                    raise InputError(f"{name} {path}: exists and fsd did not make it: expected {expected}")
     except OSError as error:
         raise InputError(f"{name} {path}: cannot be written: {error.strerror or error}") from error
     check_folder(name, path)

@@ -118,6 +118,14 @@ class Table:
     links: Mapping[str, Link]  # read, write
     measured: Measured | None = None
 
+    @property
+    def where(self) -> str:
+        """When and where ``fsd measure`` measured the table, in words, for instance: on 2026-01-31 in eu-west-1."""
+        if self.measured is None:
+            return "nowhere"
+        region = f" in {self.measured.region}" * (self.measured.region != "here")
+        return f"on {self.as_of}" + (f" on an emulator at {self.measured.emulator}" if self.measured.emulator else region)
+
 
 _ROW = table("a table with p50_ms, p90_ms and p99_ms")
 _LINK = table("a table with mb_per_s")

@@ -21,7 +21,7 @@ SOURCE = ("kind", "confidence", "region", "as_of", "source", "note")  # where a 
 def check(path: Path) -> None:
     """Make the folder of ``path``. Raises `InputError` if `write` could not write the file: it replaces only a file that it made."""
     made(path.parent)
-    check_file("file", path, HEAD)
+    check_file("measured latency", path, HEAD, "that fsd measure wrote it: remove the file, then measure again")
 
 
 def write(table: Table, path: Path) -> None:

@@ -41,7 +41,7 @@ class Measurement:
     """The result of `measure`.
 
     - ``provider``, ``app``, ``region``: the measured app. ``stand_in``: host and port of the emulator; `None`: the cloud itself.
-    - ``table``: the table of latencies; ``file``: the path of its file.
+    - ``table``: the table of latencies; ``file``: the path of its file, `None` if it could not be written.
     - ``samples``: all measured times in milliseconds, by verb. ``received``: how many messages each receive of a burst returned.
     - ``usd``: the cost by the tariff ``tariff``; `None` without a tariff. ``usd_estimate``: the upper bound before the measurement.
     - ``seconds``: how long the measurement took.
@@ -53,7 +53,7 @@ class Measurement:
     stand_in: str | None
     quick: bool
     table: Table
-    file: Path
+    file: Path | None
     samples: Mapping[str, Sequence[float]] = attrs.field(repr=False)
     received: Sequence[int] = attrs.field(repr=False)
     tariff: str
@@ -79,7 +79,7 @@ class Measurement:
         names = ("provider", "app", "region", "stand_in", "quick", "tariff", "usd", "usd_estimate", "seconds")
         assert self.table.measured is not None
         more = {name: value for name, value in attrs.asdict(self.table.measured).items() if name not in ("provider", "region", "emulator")}
-        return {**{name: getattr(self, name) for name in names}, **more, "rows": self.rows, "file": str(self.file)}
+        return {**{name: getattr(self, name) for name in names}, **more, "rows": self.rows, "file": self.file and str(self.file)}
 
 
 @interrupt.heard()
@@ -126,8 +126,8 @@ def measure(
         ranks, slots = (max(RANKS, existing.ranks), existing.slots) if existing else (RANKS, SLOTS)
         resources = provisioner.ensure(app, ranks, slots)
     region = resources.names.get("region", "") or "here"
-    file = measured_file(provider, region, emulator=emulator is not None)
-    check(file)  # before anything is paid for
+    file: Path | None = (path := measured_file(provider, region, emulator=emulator is not None))
+    check(path)  # before anything is paid for
     try:
         found = Session(chosen, resources, ask, lambda done, total, text: report(Progress("measure", done, total, text))).execute()
     except RunFailed as error:
@@ -141,9 +141,10 @@ def measure(
         )
     table = _table(provider, region, emulator, found, kernel_rate(KERNEL_S)[1])
     try:
-        write(table, file)
+        write(table, path)
     except (InputError, OSError) as error:  # the figures are paid for
-        warn(f"the table of latencies is not kept: {error}")
+        warn(f"the table of latencies cannot be written: {error}: make room for it in {path.parent}, then measure again")
+        file = None
     return Measurement(
         provider=provider,
         app=app,

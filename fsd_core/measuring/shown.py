@@ -31,4 +31,4 @@ def facts(found: Measurement) -> list[tuple[str, str]]:
     if found.usd is not None:
         cost = f"{found.usd:.4f} USD by the tariff {found.tariff}, estimated {found.usd_estimate:.4f}"
         cost += "; the emulator bills nothing" if found.stand_in else ""
-    return [*shown, ("cost", cost), ("took", f"{found.seconds:.1f} s"), ("table", str(found.file))]
+    return [*shown, ("cost", cost), ("took", f"{found.seconds:.1f} s"), ("table", str(found.file or "not written"))]

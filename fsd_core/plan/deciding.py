@@ -24,7 +24,7 @@ UNKNOWN = "hybrid"  # the channel where a provider does not say its limits
 
 @attrs.frozen
 class Decision:
-    """How to run, and why, in one sentence; ``reason`` is empty if the user left no choice to the planner."""
+    """How to run, and why, in one or two sentences; ``reason`` is empty if the user left no choice to the planner."""
 
     parallel: Parallel
     channel: str
@@ -63,7 +63,7 @@ def decide(
             return Decision(shape, UNKNOWN)
         raise InputError(nothing(workload.name, found, Wishes()))
     best = choose(given.objective, usable)
-    why, measured = reason(best, found, given.objective), where.table.measured if where.table else None
-    if where.table is not None and measured is not None:
-        why += f" The latencies were measured on {where.table.as_of}" + f" in {measured.region}" * (measured.region != "here") + "."
+    why = reason(best, found, given.objective)
+    if where.table is not None and where.table.measured is not None:
+        why += f" The latencies were measured {where.table.where}."
     return Decision(best.parallel, channel or best.channel, why)

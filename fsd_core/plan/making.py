@@ -13,6 +13,7 @@ from fsd_core.common.amount import counted
 from fsd_core.errors import InputError
 from fsd_core.plan.choose import Candidate, Wishes, choose, front, key_of, reason, shape_words
 from fsd_core.plan.pricing import Priced, priced
+from fsd_core.plan.servers import servers
 from fsd_core.plan.ways import Given, Place
 from fsd_core.plan.workload import Workload
 
@@ -124,7 +125,8 @@ def nothing(name: str, candidates: Sequence[Candidate], wishes: Wishes) -> str:
         if not large:
             quota = "; ".join(dict.fromkeys(each.why for each in candidates))
             return f"{name}: there is no possible way to run it: {quota}"
-        by_provider = [[each for each in candidates if each.provider == one.provider] for one in large]
+        names = dict.fromkeys(each.provider for each in large)
+        by_provider = [[each for each in candidates if each.provider == provider] for provider in names]
         workers, least, most, quotas = min((_short_of(each) for each in by_provider), key=lambda found: found[0])
         also = f" ({quotas[0]})" if quotas else ""
         return (
@@ -180,27 +182,20 @@ def _longest(each: Candidate) -> str:
 
 
 def _servers(ways: Priced, places: Sequence[Place], cold: Sequence[Candidate], runs: float) -> list[dict[str, Any]]:
-    """For each provider: from how many runs a day servers that always run are cheaper than its cheapest way to run.
-
-    There are as many servers as hold the weights or, if that is more, as compute the runs of a day. Servers that compute all day cost less
-    than functions or they do not: if the servers that hold the weights are dearer even then, more of them are too.
-    """
+    """For each provider: servers that always run, beside its cheapest way to run."""
     found = []
-    for each_place in places:
-        server = each_place.tariff.server if each_place.tariff else None
-        here = [each for each in cold if each.provider == each_place.provider and each.prediction is not None and each.prediction.usd]
+    for where in places:
+        server = where.tariff.server if where.tariff else None
+        here = [each for each in cold if each.provider == where.provider and each.prediction is not None and each.prediction.usd]
         if server is None or not here:
             continue
         cheapest = min(here, key=lambda each: key_of("cost", each))
         assert cheapest.prediction is not None
         usd = cheapest.prediction.usd or 0.0
-        holding = math.ceil((1.2 * ways.stored_bytes + (1 << 30)) / (server.memory_mb << 20))
-        most = 86_400 * server.vcpus / max(1e-9, ways.work_s)  # runs a day that one server computes
-        count = max(holding, math.ceil(runs / most))
-        one = 24 * server.usd_hour
-        cheaper_from = math.ceil(one * holding / usd)
-        who = {"provider": each_place.provider, "server": server.name, "servers": count, "server_usd_a_day": one * count}
+        measured = where.table.measured if where.table else None
+        always = servers(server, ways.stored_bytes, ways.work_s, (measured.speed if measured else None) or 1.0)
+        count = always.count(runs)
+        who = {"provider": where.provider, "server": server.name, "servers": count, "server_usd_a_day": count * always.usd}
         what = {"run_usd": usd, "runs": runs, "functions_usd_a_day": usd * runs}
-        wins = {"from_runs": cheaper_from if cheaper_from <= holding * most else None, "server_wins": usd * runs > one * count}
-        found.append(who | what | wins)
+        found.append(who | what | {"from_runs": always.cheaper_from(usd), "server_wins": usd * runs > count * always.usd})
     return found

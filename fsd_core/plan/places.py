@@ -76,9 +76,10 @@ def place(name: str, settings: Mapping[str, object], latency: str | os.PathLike[
         table = latency
     elif latency is not None:
         asked = os.fspath(arguments.folder_or_name("latency", latency, "the name or the path of a table of latencies"))
-        table = tables.Latency.parse(asked).scaled() if isinstance(latency, str) else tables.load(asked)
+        text = isinstance(latency, str) and not os.path.isfile(latency)  # the name of a file may contain a comma
+        table = tables.Latency.parse(asked).scaled() if text else tables.load(asked)
     elif (known := tables.find(name, str(settings.get("region") or ""))) is not None:
-        # A measurement finds how long a running host takes to fork a function; a run starts its own host first.
+        # `fsd measure` starts functions in a host that runs already; a run on this machine starts its own host first.
         table = attrs.evolve(known, rows={**known.rows, **{verb: HERE.rows[verb] for verb in _STARTS}}) if crowded else known
     priced = default_tariff(name)
     return Place(provider=name, outline=outline, table=table, tariff=load_tariff(priced) if priced else None, crowded=crowded)

@@ -374,13 +374,11 @@ def _notes(platform: Platform, workers: int) -> list[str]:
     if workers > 1 and platform.outline.caveat and table is not None and table.name == platform.provider and table.measured is None:
         found.append(platform.outline.caveat)
     if table is not None and table.measured is not None:
-        measured = table.measured
-        where = f"on an emulator at {measured.emulator}" if measured.emulator else f"in {measured.region}" * (measured.region != "here")
-        found.append(f"latencies of {measured.provider} were measured on {table.as_of} {where}".rstrip())
+        found.append(f"latencies of {table.measured.provider} were measured {table.where}")
     elif table is not None and table.name == platform.provider:
         found.append(
-            f"latencies of {table.name} are those that come with fsd, as of {table.as_of}, and no account was asked: "
-            f"fsd measure --provider {table.name} measures those of yours"
+            f"latencies of {table.name} are those that come with fsd, as of {table.as_of}; they were not measured in your account: "
+            f"fsd measure --provider {table.name} measures them"
         )
     if table is None:
         found.append("no table of latencies: every request is as fast as on this machine")

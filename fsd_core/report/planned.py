@@ -61,7 +61,7 @@ def _against(plan: Plan, *, cold: bool) -> str:
     title = "Cold starts: time and money" if cold else "Warm functions: time and money"
     shown = [each for each in plan.candidates if each.cold == cold and each.prediction is not None and each.prediction.usd]
     if not shown:
-        free = any(each.prediction is not None and each.prediction.usd == 0 for each in plan.candidates)
+        free = all(each.prediction.usd == 0 for each in plan.candidates if each.prediction is not None)
         why = "Nobody bills anything" if free else "No price is known"
         return section(title, f"<p>{why}, so there is nothing to compare with time.</p>")
     chosen = plan.choice.prediction if cold else (plan.warm(plan.choice) or plan.choice).prediction
@@ -84,14 +84,15 @@ def _against(plan: Plan, *, cold: bool) -> str:
         if each.prediction is not None and each.prediction.usd
     ]
     words = "Each point is a way to run; its line goes from p50 to p95. No other way is both faster and cheaper than a joined point. "
-    words += "The ring is the choice."
+    words += "The ring is the choice." if any(point.chosen for point in points) else "The choice has no point, because nobody bills it."
     if len(near) < len(shown):
-        words += f" {len(shown) - len(near)} ways are not shown: they take or cost more than {FAR:g} times as much as the choice."
+        more = "take or cost more than" if chosen.usd else "take more than"
+        words += f" {len(shown) - len(near)} ways are not shown: they {more} {FAR:g} times as much as the choice."
     return section(title, f'<figure>{scatter(name, title, points, providers)}</figure><p class="soft">{words}</p>')
 
 
 def _near(found: Prediction, chosen: Prediction) -> bool:
-    """Whether a way is worth a point. Beside a choice that nobody bills, only its time counts."""
+    """Whether a way is worth a point. If nobody bills the choice, only the time of the way counts."""
     cheap = not chosen.usd or (found.usd or 0.0) <= FAR * chosen.usd
     return cheap and found.seconds["p50"] <= FAR * chosen.seconds["p50"]
 
@@ -154,12 +155,12 @@ def _servers(plan: Plan) -> str:
             f"{each['servers']} x {each['server']}",
             usd(each["server_usd_a_day"]),
             f"{usd(each['functions_usd_a_day'])} for {count(each['runs'])} runs",
-            f"from {count(each['from_runs'])} runs a day on" if each["from_runs"] else "never",
+            "never" if each["from_runs"] is None else f"from {count(each['from_runs'])} runs a day on",
         ]
         for each in plan.per_day
     ]
     return section(
-        "A server that always runs", table(["provider", "server", "USD a day", "functions, USD a day", "server is cheaper"], rows)
+        "A server that always runs", table(["provider", "server", "USD a day", "functions, USD a day", "servers are cheaper"], rows)
     )
 
 
@@ -187,6 +188,8 @@ def _behind(each: Candidate, plan: Plan) -> str:
     if mine is None or best is None:
         return ""
     time = mine.seconds["p50"] / best.seconds["p50"]
+    if mine.usd and best.usd == 0:
+        return f"takes {time:.2g} times as long as the choice and costs {mine.usd:.2g} USD; nobody bills the choice"
     if mine.usd is None or not best.usd:
         return f"takes {time:.2g} times as long as the choice"
     return f"takes {time:.2g} times as long and costs {mine.usd / best.usd:.2g} times as much as the choice"
