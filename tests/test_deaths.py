@@ -47,12 +47,18 @@ from fsd_core.worker import handle, program
 from fsd_core.worker.rank import Worker
 from fsd_core.wrappers.around import AroundInvoker, AroundObjects
 from fsd_local import PROVIDER, LocalProvider
-from waiting import claims, until
+from waiting import PATIENCE_S, claims, until
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are looked for in /proc")
 Start = Callable[..., Result]
 WORKERS = 3
 SLOW = "delay=1s,throttle=.4,seed=1"  # makes a run so long that a test disturbs it even on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def _time_to_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the end of a run may need longer than a user would wait for it."""
+    monkeypatch.setattr(fsd_core.client.cleanup, "FAILED_S", PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_a_plan_chooses_and_says_what_cannot_be(path: Path, images: Any, tmp_pat
     assert not refused.feasible
     assert refused.why.startswith("samples cannot be computed separately: ")
     with pytest.raises(
-        fsd_core.InputError, match=r"residual: fits no function however it is split: .* needs .* GB, a function has 0.0671 GB"
+        fsd_core.InputError, match=r"residual: fits no function however it is split: .* needs .* GB, a function of local has 0.0671 GB"
     ):
         fsd_core.make_plan(path, images, providers=["local"], settings={"local": {"memory_mb": 64}}, engine="onnx", home=tmp_path)
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import fsd_core.client.apps
+import fsd_core.client.cleanup
 import fsd_core.client.job
 from dying_functions import TRAP, DyingProvider
 from fsd_core import Result, run
@@ -32,12 +33,18 @@ from fsd_core.storage.store import Store
 from fsd_core.wrappers.around import AroundObjects
 from fsd_local import PROVIDER
 from launcher_functions import LauncherProvider
-from waiting import claims, until
+from waiting import PATIENCE_S, claims, until
 
 Start = Callable[..., Result]
 PIPELINE, MIXED = {"pipeline_parallel": 3, "batch_size": 7}, {"pipeline_parallel": 2, "tensor_parallel": 2, "batch_size": 14}
 REPLICAS = {"data_parallel": 2, "tensor_parallel": 2, "batch_size": 14}
 TENSOR = {"workers": 3}
+
+
+@pytest.fixture(autouse=True)
+def _time_to_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the end of a run may need longer than a user would wait for it."""
+    monkeypatch.setattr(fsd_core.client.cleanup, "FAILED_S", PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

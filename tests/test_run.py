@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fsd_core.client.cleanup
 import fsd_core.client.job
 import fsd_core.client.stage
 from fsd_core import Result, run
@@ -36,9 +37,15 @@ from fsd_core.storage.slots import lease
 from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
 from networks import networks, some_inputs
-from waiting import claims, until
+from waiting import PATIENCE_S, claims, until
 
 SLOW = "delay=150ms,seed=1"  # makes a run long enough for a test to disturb it
+
+
+@pytest.fixture(autouse=True)
+def _time_to_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the end of a run may need longer than a user would wait for it."""
+    monkeypatch.setattr(fsd_core.client.cleanup, "FAILED_S", PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fsd_core.storage.keys import is_run
 from fsd_core.storage.store import Store
 
-__all__ = ["claims", "left_by_runs", "until"]
+__all__ = ["PATIENCE_S", "claims", "left_by_runs", "until"]
 
 T = TypeVar("T")
 PATIENCE_S = 300.0
