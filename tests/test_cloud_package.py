@@ -29,6 +29,7 @@ import fsd_gcp.package
 from fsd_aws.settings import RUNTIMES as LAMBDA_RUNTIMES
 from fsd_azure.settings import RUNTIMES as AZURE_RUNTIMES
 from fsd_conformance import emulators
+from fsd_conformance.emulators import azurite
 from fsd_core import providers, run
 from fsd_core.errors import InputError
 from fsd_core.kernel import compiled
@@ -290,7 +291,12 @@ def running_zips(cloud: str) -> AbstractContextManager[object]:
 )
 def test_a_run_from_the_zip(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cloud: str, settings: dict[str, object]) -> None:
     """Provisioned with the package, uploaded, unpacked, run: the answer is the serial one."""
-    monkeypatch.setenv("FSD_HOME", str(folder.parent / "home"))
+    home = folder.parent / "home"
+    if cloud == "azure":  # its emulator is installed once for all tests: it is large
+        installed = azurite.install(print).parents[1]
+        (home / "emulators").mkdir(parents=True)
+        (home / "emulators" / installed.name).symlink_to(installed)
+    monkeypatch.setenv("FSD_HOME", str(home))
     monkeypatch.delenv(f"FSD_{cloud.upper()}_PACKAGE", raising=False)
     model, inputs, package = radixnet(1024, 6), "random:40:.2:1", CLOUDS[cloud].package
     with running_zips(cloud):
