@@ -12,8 +12,18 @@ from typing import Any
 import attrs
 import pytest
 
-from fsd_core.channel import News, NewsList, QueueChannel, StallLimit, Superseded, hybrid
-from fsd_core.channel.frames import Frame, Kind
+from fsd_core.channel import (
+    ChannelConfig,
+    News,
+    NewsList,
+    ObjectChannel,
+    QueueChannel,
+    RankIdentity,
+    StallLimit,
+    Superseded,
+    hybrid,
+)
+from fsd_core.channel.frames import KEY_BYTES, Frame, Kind
 from fsd_core.channel.kept import Kept, Sent
 from fsd_core.channel.mailbox import Duplicate, Mailbox
 from fsd_core.client.recovery import Restarts
@@ -302,6 +312,22 @@ def test_the_last_incarnation_knows_whose_work_it_repeats(make: Make, store: Sto
     NewsList(store, KEYS).add(lost(0, 0))  # it comes too late
     some.look()
     assert some._lost == news[number]
+
+
+def test_a_rank_that_polls_makes_as_many_requests_without_recovery(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsd_core.channel.objects._ABORT_CHECK_S", 0.0)
+    store.driver = counting = Ends(store.driver)
+    me = RankIdentity(RUN, 5, 0, 3, time.time() + 60, key=bytes(KEY_BYTES))
+    requests = []
+    for look in (None, lambda: store.find(KEYS.news(0))):
+        with ThreadPoolExecutor(1) as pool:
+            channel = ObjectChannel(store, ChannelConfig(me, {}, Retry(me.deadline, Meter()), pool, look=look))
+            counting.got = []
+            for _ in range(4):
+                channel._look_for_abort()
+            channel.close()
+        requests.append(counting.got)
+    assert requests == [[KEYS.error] * 4, [KEYS.error, KEYS.news(0)] * 2]
 
 
 def test_a_function_that_was_taken_for_dead_does_not_end_the_run(store: Store) -> None:

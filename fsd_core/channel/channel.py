@@ -82,8 +82,8 @@ class ChannelConfig:
 
     For recovery: the channel keeps what it sends through queues, up to ``kept_bytes`` bytes in memory and the rest on ``shelf``. ``look``
     reads the news of the run; an `ObjectChannel` calls it between its gets. ``ask(step, ranks)`` requests again what ``ranks`` sent from
-    ``step`` on. The channel calls it during a wait, if it belongs to a new incarnation or the rank may lack a message.
-    ``ask`` is `None` in a run without recovery. ``slow`` finds the sources that are late; `None` in a run that does not replace slow ranks.
+    ``step`` on. The channel calls it during a wait, if it belongs to a new incarnation or the rank may lack a message. ``look`` and ``ask``
+    are `None` in a run without recovery. ``slow`` finds the sources that are late; `None` in a run that does not replace slow ranks.
     """
 
     me: RankIdentity
@@ -96,7 +96,7 @@ class ChannelConfig:
     newest_epoch: Callable[[], int] = lambda: 0
     kept_bytes: int = 0
     shelf: Shelf | None = None
-    look: Callable[[], object] = lambda: None
+    look: Callable[[], object] | None = None
     ask: Callable[[int, Sequence[int]], None] | None = None
     slow: SlowSources | None = None
 

@@ -255,14 +255,14 @@ class ObjectChannel(Channel):
         return fetch(self.store, key, head, where, self.me, f"the payload of rank {source} in step {step}")
 
     def _look_for_abort(self) -> None:
-        """Read the error of the run or its news, in turns. All threads together make one such request per second."""
+        """Read the error of the run, or in turns its error and its news. All threads together make one such request per second."""
         with self._wake:
             now = time.monotonic()
             if now < self._abort_check:
                 return
             self._abort_check = now + _ABORT_CHECK_S
             self._news_turn, news = not self._news_turn, self._news_turn
-        if news:
+        if news and self.look is not None:
             self.look()
             return
         reason = self.store.find(self.keys.error)

@@ -250,7 +250,7 @@ class Worker:
         newest = partial(slots.newest_epoch, self.store, self.launch.slot)
         shelf = Shelf(self.store, self.keys, self.rank, self.launch.incarnation)
         settings = attrs.evolve(settings, kept_bytes=config.kept_bytes, shelf=shelf)
-        settings = attrs.evolve(settings, look=self.recovery.look, ask=ask, newest_epoch=newest)
+        settings = attrs.evolve(settings, look=self.recovery.look if config.recovery else None, ask=ask, newest_epoch=newest)
         settings = attrs.evolve(settings, slow=self.recovery.slow_sources(config, self.launch_s + time.time() - self.began, slack_s))
         if messages is None:
             return ObjectChannel(self.store, settings)
