@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fsd_core.cost import load as load_tariff
 from fsd_core.latency import load as load_table
+from fsd_core.plan.places import outline_of
 from fsd_core.plan.ways import Place
-from fsd_core.providers import registry
 from fsd_core.providers.outline import Outline
 
 
 def outline(name: str = "local", **settings: object) -> Outline:
-    found: Outline = registry.find(name).outline(settings)  # type: ignore[attr-defined]
+    found = outline_of(name, settings)
+    assert found is not None
     return found
 
 

@@ -89,7 +89,7 @@ class Ends(AroundObjects):
 
 
 def begin(store: Store, channel: QueueChannel, sources: Sequence[int], pool: Executor | None = None) -> Recovery:
-    some = Recovery(store, KEYS, 0, channel.me.incarnation, pool or AtOnce())  # type: ignore[arg-type]
+    some = Recovery(store, KEYS, 0, channel.me.incarnation, pool or AtOnce())
     some.on = True
     some.begin(channel, 3, sources)
     return some

@@ -224,7 +224,7 @@ def test_one_rank_of_several_that_wait_adds_the_news(store: Store, pool: ThreadP
 
 
 @pytest.mark.parametrize(("incarnation", "there", "stays"), [
-    (0, [], True),  # the reply of its own put was lost
+    (0, [], True),  # its own put wrote the object, and only the reply to this put was lost
     (0, ["claim/1.1"], False),  # the next one got ahead
     (1, [], True),  # it is still behind
     (1, ["record/1"], False),  # the first one has ended

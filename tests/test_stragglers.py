@@ -155,7 +155,7 @@ def client(request: pytest.FixtureRequest, at_work: Stragglers, store: Store, mo
     spawner, informed = Launched(), list[News]()
     first = LaunchPayload("app", 0, 1, RUN, 0, 0, time.time() + 60)
     some = Stragglers(store, KEYS, of_run(request.param))
-    restarts = Restarts(NewsList(store, KEYS), spawner, first, informed.append, some)  # type: ignore[arg-type]
+    restarts = Restarts(NewsList(store, KEYS), spawner, first, informed.append, some)  # type: ignore[arg-type]  # `Launched` is no `Spawner`
     return Client(restarts, spawner, NewsList(store, KEYS), informed, first)
 
 
