@@ -32,7 +32,7 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_local import PROVIDER
-from waiting import claims
+from waiting import claims, until
 
 Start = Callable[..., Result]
 PIPELINE, TENSOR = {"pipeline_parallel": 3, "batch_size": 7}, {"workers": 3}
@@ -185,9 +185,12 @@ def test_a_slow_rank_goes_on_alone_if_both_later_functions_die_at_their_start(
         os.kill(pid, signal.SIGSTOP)
         (configuration,) = (key for key in store.keys("") if key.endswith("/config"))
         listed, dead = NewsList(store, RunKeys(configuration.split("/")[0])), list[int]()
-        while len(dead) < 2:
-            dead += [each.incarnation for each in listed.read() if each.kind == "lost" and each.rank == 1]
-            time.sleep(0.1)
+
+        def both_died() -> bool:
+            dead.extend(each.incarnation for each in listed.read() if each.kind == "lost" and each.rank == 1)
+            return len(dead) >= 2
+
+        until(both_died)
         os.kill(pid, signal.SIGCONT)
 
     pauser = threading.Thread(target=pause, daemon=True)  # if the run fails, the deaths do not come
