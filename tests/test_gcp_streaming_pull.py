@@ -87,6 +87,19 @@ def test_a_package_without_flow_control_is_refused_before_anything_starts(monkey
         PROVIDER.provisioner(settings).find("x")
 
 
+@pytest.mark.parametrize(("emulator", "pings"), [("127.0.0.1:9", []), (None, [30_000])])
+def test_only_connections_to_google_are_pinged(monkeypatch: pytest.MonkeyPatch, emulator: str | None, pings: list[int]) -> None:
+    """Google's emulator ends a connection for its third ping within 5 minutes, and with it the requests that wait."""
+    opened: list[dict[str, Any]] = []
+    made, nobody = grpc.insecure_channel, "127.0.0.1:9"
+    monkeypatch.setattr(pubsub, "signer", lambda: lambda _: {})
+    monkeypatch.setattr(pubsub.grpc, "insecure_channel", lambda at, options: opened.append(dict(options)) or made(nobody))
+    monkeypatch.setattr(pubsub.grpc, "secure_channel", lambda at, _, options: opened.append(dict(options)) or made(nobody))
+    with pointed({"PUBSUB_EMULATOR_HOST": emulator} if emulator else {}, POINTERS["gcp"]):
+        pubsub.Pubsub().close()
+    assert [value for options in opened for name, value in options.items() if name == "grpc.keepalive_time_ms"] == pings
+
+
 def test_a_wait_of_0_is_a_pull(made: Resources, slot: int) -> None:
     with closing(GcpMessages(made, slot)) as driver:
         driver.publish([Message(0, b"x")])

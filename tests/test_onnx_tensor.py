@@ -157,7 +157,7 @@ def test_a_node_that_is_larger_than_a_function_is_named(large: tuple[Path, Any, 
 
 def test_ranks_of_shared_stages_exchange_under_faults_and_are_replaced(tmp_path: Path) -> None:
     path, x = saved(residual(), tmp_path / "m.onnx"), RNG.random((5, 3, 8, 8)).astype(np.float32)
-    faults = "duplicate=.2,reorder=.2,reject=.1,throttle=.1,lost_reply=.05,seed=1,kill=1@2"
+    faults = "duplicate=.2,reorder=.2,reject=.1,throttle=.1,lost_reply=.05,seed=1,kill=1@1"
     options: dict[str, Any] = {"engine": "onnx", "home": tmp_path, "settings": {"root": str(tmp_path / "root")}, "batch_size": 2}
     shared = {"pipeline_parallel": 2, "tensor_parallel": 2}
     for more, lost in (({**shared, "channel": "queue", "faults": faults}, [1]), ({"tensor_parallel": 3, "channel": "object"}, [])):

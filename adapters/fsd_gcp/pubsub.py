@@ -37,15 +37,15 @@ _BEAT_S = 30.0  # seconds between empty requests on a stream: Pub/Sub ends a sil
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # a pull may be larger than gRPC's 4 MiB
     ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 30_000),  # detects a connection that broke silently
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.min_reconnect_backoff_ms", 5_000),  # time limit for connecting
     ("grpc.max_reconnect_backoff_ms", 2_000),  # like the retries of fsd_core
     ("grpc.enable_retries", 0),
     ("grpc.service_config_disable_resolution", 1),
 )
-
-
+_ALIVE = (  # detects a connection that broke silently; Google's emulator allows a ping in 5 minutes, and ends a connection for the third
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
 _FLOW = {"stream_ack_deadline_seconds", "max_outstanding_messages", "max_outstanding_bytes"}  # what `Stream` sets
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
 
@@ -67,7 +67,7 @@ class Pubsub:
     def __init__(self) -> None:
         at = urlsplit(address("PUBSUB_EMULATOR_HOST", bare=True)).netloc
         self._sign: Callable[[str], dict[str, str]] = (lambda _: {}) if at else signer()
-        options = (*_OPTIONS, *((_NO_PROXY,) if at else _by_proxy()))
+        options = (*_OPTIONS, *((_NO_PROXY,) if at else (*_ALIVE, *_by_proxy())))
         self.channel = grpc.insecure_channel(at, options) if at else grpc.secure_channel(HOST, grpc.ssl_channel_credentials(), options)
         self.publisher = PublisherGrpcTransport(channel=self.channel)
         self.subscriber = SubscriberGrpcTransport(channel=self.channel)
