@@ -21,6 +21,8 @@ from fsd_core.latency.fit import extra, fitted, quantile, rate, relative_error
 from fsd_core.latency.named import measured_file
 from fsd_core.latency.table import Link, Measured
 from fsd_core.latency.writing import as_text, write
+from fsd_core.plan.predict import Platform
+from fsd_core.providers.registry import find as find_provider
 
 TODAY = datetime.date.today()
 
@@ -117,7 +119,7 @@ def test_what_a_connection_takes_and_the_rate_of_a_body() -> None:
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
-    made = table(speed=0.5, memory_mb=1769.0, receive_messages=7.5)
+    made = table(speed=0.5, memory_mb=1769.0, receive_messages=7.5, sizes=((512.0, 1e8, 0.25), (1769.0, 4e8, 1.0)))
     file = tmp_path / "new" / "t.toml"
     write(made, file)
     found = load(str(file))
@@ -145,6 +147,21 @@ def test_a_measured_table_takes_the_place_of_the_one_that_comes_with_the_provide
     assert find("local") is not None
     plan = fsd_core.make_plan("radixnet:1024:2", "random:6", providers=["aws"])
     assert any(f"latencies of aws were measured on {TODAY} in eu-west-1" in note for note in plan.notes)
+
+
+def test_measured_sizes_say_how_many_cores_a_function_has() -> None:
+    """A half of the stated cores at 885 MB, all at 1769; between them, the share is interpolated."""
+    outline = find_provider("aws").outline({})  # type: ignore[attr-defined]
+    measured = table(speed=2.0, sizes=((885.0, 1e8, outline.cores(885) / 2), (1769.0, 4e8, 1.0)))
+
+    def platform(memory_mb: int, made: Table) -> Platform:
+        return Platform(provider="aws", outline=outline, table=made, tariff=None, memory_mb=memory_mb)
+
+    for memory_mb, share in ((512, 0.5), (885, 0.5), (1327, 0.75), (1769, 1.0), (3538, 1.0)):
+        assert platform(memory_mb, measured).cores == pytest.approx(share * outline.cores(memory_mb))
+        assert platform(memory_mb, table(speed=2.0)).cores == outline.cores(memory_mb)
+    assert platform(885, measured).pace == pytest.approx(2 * platform(885, table(speed=2.0)).pace)
+    assert platform(3538, measured).pace == 0.5
 
 
 def test_of_several_regions_the_newest_counts() -> None:
@@ -186,6 +203,8 @@ def test_a_stale_table_is_used_with_a_warning() -> None:
         ("clock_offset_ms = -0.25", 'clock_offset_ms = "late"', "[measured] clock_offset_ms = 'late': expected a finite number, or null"),
         (f'as_of = "{TODAY}"', 'as_of = "today"', "as_of = 'today': expected a day"),
         ("[read]", "[read", "is not TOML"),
+        ("clock_offset_ms = -0.25", "sizes = [[512, 1e8]]", "[measured] sizes = [[512, 100000000.0]]: expected a list of lists of three"),
+        ("clock_offset_ms = -0.25", "sizes = [[512, 1e8, 0]]", "expected a list of lists of three positive numbers: MiB of a function"),
     ],
 )
 def test_a_damaged_table_is_one_clear_line(old: str, new: str, words: str) -> None:

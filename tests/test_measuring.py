@@ -17,7 +17,7 @@ import fsd_core
 from fsd_core import InputError, Progress, RunFailed
 from fsd_core.cli import main
 from fsd_core.cost import load as load_tariff
-from fsd_core.driver import Delivery, Message, Resources
+from fsd_core.driver import Code, Delivery, Message, Resources
 from fsd_core.latency import VERBS, load
 from fsd_core.latency.named import measured_file
 from fsd_core.measuring import making
@@ -224,12 +224,89 @@ def test_too_dear_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (["--max-usd", "-1"], "--max-usd -1"),
         (["--provider", "mars"], "provider 'mars' is not installed"),
+        (["--memory-mb", "512,x"], "--memory-mb 'x': expected a whole number"),
         (["--report", "/no/such/page.html"], "--report /no/such/page.html: cannot be written"),
     ],
 )
 def test_wrong_flags(home: Path, capfd: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
     assert main(["measure", "--quick", *words]) == 2
     assert said in capfd.readouterr().err
+
+
+# Functions of other sizes
+
+
+def test_functions_of_other_sizes_compute_in_apps_of_their_own(home: Path) -> None:
+    root, texts = home / "sizes", list[str]()
+    settings = {"root": str(root), "concurrency": 16}
+    found = fsd_core.measure(
+        "local", "sized", settings, quick=True, memory_mb=[1024, 512, 2048, 512], progress=lambda step: texts.append(step.text)
+    )
+    assert found.table.measured is not None
+    sizes = found.table.measured.sizes
+    assert [memory_mb for memory_mb, _, _ in sizes] == [512, 1024, 2048]  # the last is the size of the app itself
+    assert all(weights_per_s > 1e6 and cores > 0 for _, weights_per_s, cores in sizes)
+    assert texts[0].count("an app for a while with functions of 512, 1024, 2048 MB") == 1
+    assert {"a function of 512 MB computes", "a function of 1024 MB computes"} <= set(texts)
+    assert "a function of 2048 MB computes" not in texts
+    assert sorted(each.name for each in root.iterdir()) == ["sized"]
+    assert [each["memory_mb"] for each in found.to_json()["sizes"]] == [512, 1024, 2048]
+    assert [name for name, _ in facts(found) if name.startswith("kernel with")] == [f"kernel with {size} MB" for size in (512, 1024, 2048)]
+    assert found.file is not None
+    assert load(str(found.file)).measured == found.table.measured
+
+
+def test_a_size_that_fails_costs_no_other_figure(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that was there before stays."""
+    settings = {"root": str(home / "failing"), "concurrency": 16}
+    fsd_core.deploy("local", "mine-512mb", {**settings, "memory_mb": 512}, workers=1, slots=1)
+    execute = Session.execute
+
+    def fail(self: Session) -> Any:
+        if self._resources.app == "mine-256mb":
+            raise RunFailed(Code.UNAVAILABLE, "no function of this size")
+        return execute(self)
+
+    monkeypatch.setattr(Session, "execute", fail)
+    with pytest.warns(UserWarning, match="the kernel of functions of 256 MB was not measured: .*no function of this size"):
+        found = fsd_core.measure("local", "mine", settings, quick=True, memory_mb=[256, 512])
+    assert found.table.measured is not None
+    assert [memory_mb for memory_mb, _, _ in found.table.measured.sizes] == [512, 2048]
+    assert sorted(each.name for each in (home / "failing").iterdir()) == ["mine", "mine-512mb"]
+
+
+def test_an_app_that_stays_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, app: str) -> list[str]:
+        raise RunFailed(Code.UNAVAILABLE, "not now")
+
+    monkeypatch.setattr(type(PROVIDER.provisioner({})), "destroy", refuse)
+    said = r"the app mine-512mb of the measurement was not removed: .*not now.*: 'fsd destroy --provider local --app mine-512mb' removes it"
+    with pytest.warns(UserWarning, match=said):
+        fsd_core.measure("local", "mine", {"root": str(home / "stays"), "concurrency": 16}, quick=True, memory_mb=[512])
+
+
+@pytest.mark.parametrize(
+    ("provider", "app", "sizes", "said"),
+    [
+        ("aws", "fsd", [64], "memory_mb 64: .*memory_mb = 64: expected a whole number from 128 to"),
+        ("local", "fsd", [0], "memory_mb 0: expected a whole number of at least 1"),
+        ("local", "fsd", 512, "memory_mb 512: expected a sequence of whole numbers of MiB"),
+        ("local", "a" * 38, [512], "memory_mb 512: app 'a+-512mb': expected a lower-case letter"),
+    ],
+)
+def test_a_wrong_size_is_found_before_anything_is_made(home: Path, provider: str, app: str, sizes: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        fsd_core.measure(provider, app, quick=True, memory_mb=sizes)
+
+
+def test_other_sizes_cost_more() -> None:
+    outline, tariff = find("aws").outline({"memory_mb": 10240}), load_tariff("aws-us-east-1")  # type: ignore[attr-defined]
+    one = QUICK.estimate(find("aws").outline({}), tariff)  # type: ignore[attr-defined]
+    both = one.with_size(10240, QUICK.kernel.estimate(outline, tariff))
+    assert one.usd is not None
+    assert both.usd is not None
+    assert both.usd > one.usd + 10 * 10240 / 1024 * 0.0000166
+    assert "functions of 10240 MB that compute" in both.words("aws", None)
 
 
 # A function that measures

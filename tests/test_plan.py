@@ -161,6 +161,7 @@ def test_a_plan_says_whose_latencies_it_takes(plan: Plan, model: Model) -> None:
     assert fast.choice.prediction is not None
     assert slow.choice.prediction.seconds["p50"] > 3 * fast.choice.prediction.seconds["p50"]
     assert "some latencies of table aws (times 5) are estimates of low confidence" in slow.notes
+    assert any(each.startswith("latencies of aws (times 5) are those that come with fsd") for each in slow.notes)
 
 
 def test_a_page_names_a_model_whose_path_is_no_text(plan: Plan, tmp_path: Path) -> None:
@@ -273,8 +274,8 @@ def test_the_command_refuses_one_file_for_both(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_plan_by_pulls_says_that_its_table_is_for_streams() -> None:
-    for receive, said in (("pull", True), ("stream", False)):
-        where = fsd_core.plan.places.place("gcp", {"receive": receive})
+    for receive, latency, said in (("pull", None, True), ("pull", "gcp,scale=2", True), ("pull", "aws", False), ("stream", None, False)):
+        where = fsd_core.plan.places.place("gcp", {"receive": receive}, latency)
         found = compare(RowWorkload.of(described([64, 64], 8)), [where], Wishes(), given=Given(split=Parallel(tensor=2)), colds=[True])
         notes = {note for each in found if each.prediction for note in each.prediction.notes}
         assert any("open stream" in note for note in notes) == said

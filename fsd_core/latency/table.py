@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from fsd_core.common.fields import choice, key, nullable, number, read, table, text
+from fsd_core.common.fields import choice, key, listed, nullable, number, read, table, text
 from fsd_core.errors import InputError
 
 __all__ = ["LEAST_MS", "VERBS", "Link", "Measured", "Row", "Table", "of_content"]
@@ -86,6 +86,15 @@ class Link(_Sourced):
     mb_per_s: float = key(_RATE)
 
 
+_THREE = listed(number(0, above=True))
+_SIZES = attrs.evolve(
+    listed(_THREE),
+    expected="a list of lists of three positive numbers: MiB of a function, weights times samples a second, cores",
+    holds=lambda value: listed(_THREE).holds(value) and all(len(each) == 3 for each in value),
+    becomes=lambda value: tuple(sorted(tuple(map(float, each)) for each in value)),
+)
+
+
 @attrs.frozen(kw_only=True)
 class Measured:
     """The table ``[measured]`` that ``fsd measure`` writes: where it measured, and figures that no row has. `None`: not measured."""
@@ -99,6 +108,7 @@ class Measured:
     clock_error_ms: float | None = key(nullable(number(0)), default=None)  # the largest error of the offset
     weights_per_s: float | None = key(nullable(number(0)), default=None)  # by the kernel: nonzero weights times samples a second
     speed: float | None = key(nullable(number(0, above=True)), default=None)  # of a core, as a multiple of one of the client
+    sizes: tuple[tuple[float, float, float], ...] = key(_SIZES, default=())  # MiB of a function, its `weights_per_s`, the cores of that
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ NOTE_BYTES = 300  # of a message that compares clocks
 POLL_S = 0.5  # between two looks of the client for answers
 START_S = 10.0  # how long the client looks for answers of all cold and warm starts together
 OTHERS = 20  # puts, gets and lists of the lease and the clean-up
+KERNEL_S = 10.0  # for a function that only computes, beside its computing: small functions are slow
 LATE_S = 5.0  # a function may exceed its limit by this time
 RECORD_BYTES = 100_000  # of answers, claims and the lease
 UNIT_BYTES = 64 << 10  # billed as one publish, if the provider has no outline
@@ -49,6 +50,12 @@ class Ask:
     def start(self, name: str, run: str, slot: int, epoch: int, hold_s: float = 0.0) -> Task:
         """The task of a function that only starts."""
         return Task(name=name, run=run, slot=slot, epoch=epoch, limit_s=self.hold_s + 1, hold_s=hold_s)
+
+    @property
+    def kernel(self) -> Ask:
+        """Only the part that measures the kernel."""
+        nothing = dict.fromkeys(("colds", "warms", "clocks", "messages", "bursts", "objects", "connections", "streams"), 0)
+        return attrs.evolve(self, hold_s=0.0, limit_s=self.kernel_s + KERNEL_S, **nothing)
 
     def usage(self, outline: Outline | None) -> Usage:
         """An upper bound of the requests of the measurement. ``outline``: the limits of the provider; `None`: not known."""
@@ -90,11 +97,20 @@ class Ask:
 
 @attrs.frozen
 class Estimate:
-    """An upper bound of the requests and the cost of a measurement. ``usd``: `None` without a tariff."""
+    """An upper bound of the requests and the cost of a measurement.
+
+    ``usd``: `None` without a tariff. ``sizes``: the functions of other sizes, in MiB, whose cost ``usd`` includes.
+    """
 
     usage: Usage
     usd: float | None
     tariff: str
+    sizes: tuple[int, ...] = ()
+
+    def with_size(self, memory_mb: int, other: Estimate) -> Estimate:
+        """The estimate with the cost of functions of another size."""
+        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
+        return attrs.evolve(self, usd=usd, sizes=(*self.sizes, memory_mb))
 
     def words(self, provider: str, emulator: str | None) -> str:
         """The estimate as one line for people."""
@@ -105,6 +121,8 @@ class Estimate:
             f"{counts['object_bytes_written'] / 1e6:.0f} MB, {counts['invocations']:.0f} functions for "
             f"{sum(seconds for seconds, _ in self.usage.functions):.0f} s together"
         )
+        if self.sizes:
+            what += f"; and an app for a while with functions of {', '.join(map(str, self.sizes))} MB that compute"
         cost = "no tariff is known, so the cost is not known" if self.usd is None else f"{self.usd:.4f} USD by the tariff {self.tariff}"
         where = f"an emulator, which bills nothing; the cloud would bill {cost}" if emulator and self.usd is not None else cost
         return f"{provider}: will request at most about {what}: {where}"

@@ -25,6 +25,7 @@ from fsd_core.latency.table import Link, Measured
 from fsd_core.latency.writing import check, write
 from fsd_core.measuring.asking import FULL, QUICK, Estimate
 from fsd_core.measuring.session import Found, Session
+from fsd_core.measuring.sizes import sizes_of
 from fsd_core.protocol.measuring import LARGE_BYTES, SMALL_BYTES, STREAM_BYTES
 from fsd_core.worker.measuring import kernel_rate
 
@@ -79,6 +80,7 @@ class Measurement:
         names = ("provider", "app", "region", "stand_in", "quick", "tariff", "usd", "usd_estimate", "seconds")
         assert self.table.measured is not None
         more = {name: value for name, value in attrs.asdict(self.table.measured).items() if name not in ("provider", "region", "emulator")}
+        more["sizes"] = [dict(zip(("memory_mb", "weights_per_s", "cores"), each, strict=True)) for each in self.table.measured.sizes]
         return {**{name: getattr(self, name) for name in names}, **more, "rows": self.rows, "file": self.file and str(self.file)}
 
 
@@ -90,6 +92,7 @@ def measure(
     *,
     quick: bool = False,
     max_usd: float = 0.5,
+    memory_mb: Sequence[int] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Measurement:
     """Measure the services of an app from its functions, and write the figures to a table of latencies, as ``fsd measure`` does.
@@ -97,6 +100,8 @@ def measure(
     - ``provider``, ``app``, ``settings``: those of `run`. If the app does not exist, `measure` makes it, as `run` does.
     - ``quick``: take fewer samples, in about half a minute. They are too few for the 99th percentile.
     - ``max_usd``: the largest cost of the measurement in USD by the tariff of the provider, at least 0. Default: 0.5.
+    - ``memory_mb``: sizes of functions in MiB whose kernel is measured too. For each size, `measure` makes an app of its own, which takes
+      minutes on a cloud, and removes it again. Default: only the size of ``app``.
     - ``progress``: called with a `Progress` of the phases ask (its ``text`` says what the measurement will request and cost), provision and
       measure.
 
@@ -117,16 +122,18 @@ def measure(
     outline = getattr(chosen, "outline", lambda table: None)(settings or {})  # a provider need not have it
     tariff = load_tariff(priced) if (priced := default_tariff(provider)) is not None else None
     ask, emulator = QUICK if quick else FULL, chosen.stand_in()
-    estimate = ask.estimate(outline, tariff)
+    estimate, sizes = ask.estimate(outline, tariff), sizes_of(provider, app, settings or {}, _sizes(memory_mb))
+    for each in sizes:
+        estimate = estimate.with_size(each.memory_mb, ask.kernel.estimate(each.outline, tariff))
     if estimate.usd is not None and estimate.usd > most:
-        raise InputError(_too_dear(most, estimate, None if quick else QUICK.estimate(outline, tariff)))
+        raise InputError(_too_dear(most, estimate, None if quick or sizes else QUICK.estimate(outline, tariff)))
     report(Progress("ask", 0, 0, estimate.words(provider, emulator)))
     with reported(progress):
         existing = provisioner.find(app)
         ranks, slots = (max(RANKS, existing.ranks), existing.slots) if existing else (RANKS, SLOTS)
         resources = provisioner.ensure(app, ranks, slots)
     region = resources.names.get("region", "") or "here"
-    file: Path | None = (path := measured_file(provider, region, emulator=emulator is not None))
+    path = measured_file(provider, region, emulator=emulator is not None)
     check(path)  # before anything is paid for
     try:
         found = Session(chosen, resources, ask, lambda done, total, text: report(Progress("measure", done, total, text))).execute()
@@ -139,12 +146,12 @@ def measure(
         warn(
             f"the measurement ended after {ask.limit_s:g} s without samples of {missing}: the table has no measured figures of these verbs"
         )
-    table = _table(provider, region, emulator, found, kernel_rate(KERNEL_S)[1])
-    try:
-        write(table, path)
-    except (InputError, OSError) as error:  # the figures are paid for
-        warn(f"the table of latencies cannot be written: {error}: make room for it in {path.parent}, then measure again")
-        file = None
+    own_rate = kernel_rate(KERNEL_S)[1]
+    table, file = _kept(_table(provider, region, emulator, [found], own_rate), path)
+    others = [other for each in sizes if each.memory_mb != found.memory_mb and (other := each.measure(ask.kernel, report)) is not None]
+    if others:  # the first table is kept, if an interrupt ends one of these
+        table, file = _kept(_table(provider, region, emulator, [found, *others], own_rate), path)
+    usd = [_bill(each, tariff, each.memory_mb or estimate.usage.memory_mb) for each in (found, *others)]
     return Measurement(
         provider=provider,
         app=app,
@@ -156,7 +163,7 @@ def measure(
         samples=_by_verb(found.samples),
         received=found.received,
         tariff=estimate.tariff,
-        usd=_bill(found, tariff, estimate),
+        usd=None if tariff is None else sum(usd),
         usd_estimate=estimate.usd,
         seconds=time.monotonic() - began,
     )
@@ -181,7 +188,26 @@ def _by_verb(samples: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float
     return {verb: found[verb] for verb in VERBS if verb in found}
 
 
-def _table(provider: str, region: str, emulator: str | None, found: Found, own_rate: float) -> Table:
+def _kept(table: Table, path: Path) -> tuple[Table, Path | None]:
+    """Write the table. Returns it and its path; `None`, with a warning, if it cannot be written: the figures are paid for."""
+    try:
+        write(table, path)
+    except (InputError, OSError) as error:
+        warn(f"the table of latencies cannot be written: {error}: make room for it in {path.parent}, then measure again")
+        return table, None
+    return table, path
+
+
+def _sizes(memory_mb: Sequence[int]) -> list[int]:
+    """The sizes, ascending, each once."""
+    if isinstance(memory_mb, str) or not isinstance(memory_mb, Sequence):
+        raise InputError(f"memory_mb {arguments.shown(memory_mb)}: expected a sequence of whole numbers of MiB")
+    return sorted({arguments.whole("memory_mb", each, 1) for each in memory_mb})
+
+
+def _table(provider: str, region: str, emulator: str | None, all_found: Sequence[Found], own_rate: float) -> Table:
+    """The table of a measurement. ``all_found``: the figures of the app, then those of functions of other sizes."""
+    found = all_found[0]
     today = datetime.date.today().isoformat()
     where = f"fsd measure, an emulator at {emulator}" if emulator else "fsd measure"
     texts: dict[str, Any] = {"as_of": today, "region": region}
@@ -221,8 +247,13 @@ def _table(provider: str, region: str, emulator: str | None, found: Found, own_r
             clock_error_ms=_rounded(found.offset_error_ms),
             weights_per_s=_rounded(found.kernel[0]) if found.kernel else None,
             speed=_rounded(found.kernel[1] / own_rate) if found.kernel else None,
+            sizes=tuple(sorted(_size(*each.size) for each in all_found if each.size is not None)),
         ),
     )
+
+
+def _size(memory_mb: float, weights_per_s: float, cores: float) -> tuple[float, float, float]:
+    return memory_mb, float(f"{weights_per_s:.4g}"), float(f"{cores:.4g}")
 
 
 def _rounded(value: float | None) -> float | None:
@@ -237,9 +268,9 @@ def _how(verb: str) -> str:
     return "by the client" if verb == "invoke" else "by a function"
 
 
-def _bill(found: Found, tariff: Tariff | None, estimate: Estimate) -> float | None:
+def _bill(found: Found, tariff: Tariff | None, memory_mb: float) -> float:
     if tariff is None:
-        return None
+        return 0.0
     stored = found.meter["object_bytes_written"] * max(found.lasts, default=0.0)
     lasts = tuple((seconds, 0.0) for seconds in found.lasts)
-    return bill(Usage({**found.meter, "stored_byte_seconds": stored}, lasts, 0.0, estimate.usage.memory_mb), tariff).total_usd
+    return bill(Usage({**found.meter, "stored_byte_seconds": stored}, lasts, 0.0, memory_mb), tariff).total_usd

@@ -61,6 +61,13 @@ class Found:
     lasts: list[float] = attrs.field(factory=list)
     meter: Counter[str] = attrs.field(factory=Counter)
 
+    @property
+    def size(self) -> tuple[float, float, float] | None:
+        """The function's memory in MiB, its kernel's weights times samples a second, and how many cores compute that; `None`: not known."""
+        if self.kernel is None or self.memory_mb is None:
+            return None
+        return self.memory_mb, self.kernel[0], self.kernel[0] / self.kernel[1]
+
 
 @attrs.frozen
 class _Started:
@@ -123,16 +130,18 @@ class Session:
         await_([start(ask.start("first", *where))], total, ask.hold_s + 1)  # opens the connections of the client, so nothing of it counts
         found.samples.clear()
         tasks = [ask.start(f"cold-{number}", *where, hold_s=ask.hold_s) for number in range(colds)]
-        self._tell(total, f"starts {colds} functions at once")
+        if tasks:
+            self._tell(total, f"starts {colds} functions at once")
         starts += await_(crew.each(start, tasks, THREADS), total, ask.hold_s + 1)
         found.samples.clear()  # of these requests, each opened a connection
         for number in range(ask.warms):
             self._tell(total, "starts functions one after another")
             starts += await_([start(ask.start(f"warm-{number}", *where))], total, ask.hold_s + 1)
         main = start(ask.task(*where))
-        with closing(MeteredMessages(self._provider.messages(self._resources, lease.slot), self._meter)) as messages:
+        if ask.clocks:
             self._tell(total, "compares the clocks")
-            self._compare_clocks(messages, store, partial(self._check, invoker, [main]), start_limit_s(limits))
+            with closing(MeteredMessages(self._provider.messages(self._resources, lease.slot), self._meter)) as messages:
+                self._compare_clocks(messages, store, partial(self._check, invoker, [main]), start_limit_s(limits))
         self._tell(total, f"a function measures, for {ask.limit_s:g} s at most")
         ((_, answer),) = await_([main], total, ask.limit_s)
         starts.append((main, answer))

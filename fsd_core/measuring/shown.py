@@ -23,6 +23,8 @@ def facts(found: Measurement) -> list[tuple[str, str]]:
     if measured.weights_per_s is not None:
         core = f"; a core is {measured.speed:.2f} times as fast as one of the client" if measured.speed else ""
         shown.append(("kernel of a function", f"{measured.weights_per_s / 1e6:,.0f} million weights times samples a second{core}"))
+    for memory_mb, rate, cores in measured.sizes if len(measured.sizes) > 1 else ():
+        shown.append((f"kernel with {memory_mb:.0f} MB", f"{rate / 1e6:,.0f} million weights times samples a second, as {cores:.2f} cores"))
     if measured.clock_offset_ms is not None:
         shown.append(("clock of a function", f"{measured.clock_offset_ms:+.1f} ms, within {measured.clock_error_ms or 0:.1f} ms"))
     if measured.receive_messages is not None:

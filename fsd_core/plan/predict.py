@@ -65,7 +65,14 @@ class Platform:
     @property
     def pace(self) -> float:
         """The seconds that a worker needs for work that takes a core of this machine one second."""
-        return 1 / (self.speed if self.crowded else self.core_speed * min(1.0, self.outline.cores(self.memory_mb)))
+        return 1 / (self.speed if self.crowded else self.core_speed * min(1.0, self.cores))
+
+    @property
+    def cores(self) -> float:
+        """The processor cores of a function: as the provider states, times the measured share of that, interpolated between the sizes."""
+        stated, sizes = self.outline.cores, self.table.measured.sizes if self.table and self.table.measured else ()
+        shares = [(memory_mb, cores / stated(round(memory_mb))) for memory_mb, _, cores in sizes]
+        return stated(self.memory_mb) * (float(np.interp(self.memory_mb, *zip(*shares, strict=True))) if shares else 1.0)
 
     @property
     def core_speed(self) -> float:
@@ -96,7 +103,7 @@ class Platform:
 
     def gain(self, split: Split) -> float:
         """How many times faster a worker of this split computes with all cores that it has than with one."""
-        cores = (os.cpu_count() or 1) / self._busy(split) if self.crowded else self.outline.cores(self.memory_mb)
+        cores = (os.cpu_count() or 1) / self._busy(split) if self.crowded else self.cores
         return max(1.0, min(split.cores, cores))
 
     def _busy(self, split: Split) -> int:
@@ -371,14 +378,15 @@ def _bill(
 def _notes(platform: Platform, workers: int) -> list[str]:
     found = []
     table = platform.table
-    if workers > 1 and platform.outline.caveat and table is not None and table.name == platform.provider and table.measured is None:
+    own = table is not None and table.measured is None and table.name.partition(" (")[0] == platform.provider  # also "aws (times 5)"
+    if workers > 1 and platform.outline.caveat and own:
         found.append(platform.outline.caveat)
     if table is not None and table.measured is not None:
         found.append(f"latencies of {table.measured.provider} were measured {table.where}")
-    elif table is not None and table.name == platform.provider:
+    elif table is not None and own:
         found.append(
             f"latencies of {table.name} are those that come with fsd, as of {table.as_of}; they were not measured in your account: "
-            f"fsd measure --provider {table.name} measures them"
+            f"fsd measure --provider {platform.provider} measures them"
         )
     if table is None:
         found.append("no table of latencies: every request is as fast as on this machine")

@@ -68,7 +68,7 @@ def measure(task: Mapping[str, object], provider: Provider, resources: Resources
         measuring = _Measuring(wanted, provider, resources, store)
         error = None
         try:
-            if wanted.objects or wanted.messages:
+            if wanted.objects or wanted.messages or wanted.kernel_s:
                 measuring.run(time.monotonic() + began + wanted.limit_s - time.time())
         except FsdError as failure:
             error = str(failure)
