@@ -21,6 +21,7 @@ from fsd_core.latency.fit import extra, fitted, quantile, rate, relative_error
 from fsd_core.latency.named import measured_file
 from fsd_core.latency.table import Link, Measured
 from fsd_core.latency.writing import as_text, write
+from fsd_core.plan.places import place
 from fsd_core.plan.predict import Platform
 from fsd_core.providers.registry import find as find_provider
 
@@ -149,19 +150,44 @@ def test_a_measured_table_takes_the_place_of_the_one_that_comes_with_the_provide
     assert any(f"latencies of aws were measured on {TODAY} in eu-west-1" in note for note in plan.notes)
 
 
+def platform(memory_mb: int, made: Table, provider: str = "aws") -> Platform:
+    outline = find_provider(provider).outline({})  # type: ignore[attr-defined]
+    return Platform(provider=provider, outline=outline, table=made, tariff=None, memory_mb=memory_mb)
+
+
 def test_measured_sizes_say_how_many_cores_a_function_has() -> None:
     """A half of the stated cores at 885 MB, all at 1769; between them, the share is interpolated."""
-    outline = find_provider("aws").outline({})  # type: ignore[attr-defined]
-    measured = table(speed=2.0, sizes=((885.0, 1e8, outline.cores(885) / 2), (1769.0, 4e8, 1.0)))
-
-    def platform(memory_mb: int, made: Table) -> Platform:
-        return Platform(provider="aws", outline=outline, table=made, tariff=None, memory_mb=memory_mb)
-
+    stated = find_provider("aws").outline({}).cores  # type: ignore[attr-defined]
+    measured = table(speed=2.0, sizes=((885.0, 1e8, stated(885) / 2), (1769.0, 4e8, 1.0)))
     for memory_mb, share in ((512, 0.5), (885, 0.5), (1327, 0.75), (1769, 1.0), (3538, 1.0)):
-        assert platform(memory_mb, measured).cores == pytest.approx(share * outline.cores(memory_mb))
-        assert platform(memory_mb, table(speed=2.0)).cores == outline.cores(memory_mb)
+        assert platform(memory_mb, measured).cores == pytest.approx(share * stated(memory_mb))
+        assert platform(memory_mb, table(speed=2.0)).cores == stated(memory_mb)
     assert platform(885, measured).pace == pytest.approx(2 * platform(885, table(speed=2.0)).pace)
     assert platform(3538, measured).pace == 0.5
+
+
+def test_what_several_threads_lose_slows_no_core() -> None:
+    measured = table(speed=2.0, sizes=((7076.0, 1e9, 2.6), (10240.0, 1e9, 0.9)))
+    for memory_mb in (512, 885, 1769, 2000, 3538, 7076, 10240):
+        assert platform(memory_mb, measured).pace == platform(memory_mb, table(speed=2.0)).pace
+    assert platform(7076, measured).cores == pytest.approx(2.6)
+    assert platform(10240, measured).cores == 1.0
+
+
+def test_measured_sizes_are_those_of_one_provider_within_its_limits() -> None:
+    measured = table("gcp", sizes=((512.0, 1e8, 0.1), (65536.0, 1e9, 8.0)))
+    assert platform(885, measured).cores == platform(885, table()).cores
+    assert platform(512, measured, "gcp").cores == pytest.approx(0.1)
+    assert platform(32768, measured, "gcp").cores == platform(32768, table("gcp"), "gcp").cores
+    emulated = table("gcp", emulator="127.0.0.1:1", sizes=((512.0, 1e8, 0.1),))
+    assert platform(512, emulated, "gcp").cores == platform(512, table("gcp"), "gcp").cores
+
+
+def test_a_plan_takes_a_larger_function_where_a_core_was_measured_as_less() -> None:
+    where = place("aws", {})
+    for cores, whole in ((1.0, True), (0.95, True), (0.7, False)):
+        measured = attrs.evolve(where, table=table(sizes=((1769.0, 4e8, cores),)))
+        assert (measured.whole(885), measured.whole(1769), measured.whole(3538)) == (False, whole, True)
 
 
 def test_of_several_regions_the_newest_counts() -> None:
@@ -205,6 +231,7 @@ def test_a_stale_table_is_used_with_a_warning() -> None:
         ("[read]", "[read", "is not TOML"),
         ("clock_offset_ms = -0.25", "sizes = [[512, 1e8]]", "[measured] sizes = [[512, 100000000.0]]: expected a list of lists of three"),
         ("clock_offset_ms = -0.25", "sizes = [[512, 1e8, 0]]", "expected a list of lists of three positive numbers: MiB of a function"),
+        ("clock_offset_ms = -0.25", "sizes = [[0.3, 1e8, 1]]", "MiB of a function (at least 1), weights times samples a second, cores"),
     ],
 )
 def test_a_damaged_table_is_one_clear_line(old: str, new: str, words: str) -> None:

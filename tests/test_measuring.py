@@ -16,16 +16,19 @@ import browser as chromium
 import fsd_core
 from fsd_core import InputError, Progress, RunFailed
 from fsd_core.cli import main
+from fsd_core.common.interrupt import notes
 from fsd_core.cost import load as load_tariff
 from fsd_core.driver import Code, Delivery, Message, Resources
 from fsd_core.latency import VERBS, load
 from fsd_core.latency.named import measured_file
-from fsd_core.measuring import making
-from fsd_core.measuring.asking import FULL, QUICK, Ask
+from fsd_core.measuring import asking, making
+from fsd_core.measuring.asking import FULL, QUICK, Ask, hour_usd
 from fsd_core.measuring.session import Session
 from fsd_core.measuring.shown import facts
+from fsd_core.measuring.sizes import sizes_of
 from fsd_core.plan.places import HERE, place
 from fsd_core.protocol.measuring import PROBE, Task, filler, note, noted
+from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.providers.registry import find
 from fsd_core.storage import slots
 from fsd_core.storage.keys import RunKeys, is_run, new_run
@@ -34,6 +37,7 @@ from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 from fsd_core.worker import handle, measuring
 from fsd_local import PROVIDER
+from fsd_local.provision import LocalProvisioner
 
 SMALL = Ask(colds=2, warms=1, hold_s=0.1, limit_s=10, clocks=3, messages=4, bursts=1, objects=3, connections=2, streams=2, kernel_s=0.02)
 
@@ -44,6 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         made = tmp_path_factory.mktemp("home")
         patch.setenv("FSD_HOME", str(made))
         patch.setattr(making, "QUICK", SMALL)
+        patch.setattr(asking, "KERNEL_S", 0.02)
         yield made
 
 
@@ -236,53 +241,100 @@ def test_wrong_flags(home: Path, capfd: pytest.CaptureFixture[str], words: list[
 # Functions of other sizes
 
 
-def test_functions_of_other_sizes_compute_in_apps_of_their_own(home: Path) -> None:
-    root, texts = home / "sizes", list[str]()
-    settings = {"root": str(root), "concurrency": 16}
-    found = fsd_core.measure(
-        "local", "sized", settings, quick=True, memory_mb=[1024, 512, 2048, 512], progress=lambda step: texts.append(step.text)
-    )
+def sized(root: Path, *sizes: int, app: str = "mine", **more: Any) -> fsd_core.Measurement:
+    return fsd_core.measure("local", app, {"root": str(root), "concurrency": 16}, quick=True, memory_mb=sizes, **more)
+
+
+def apps_in(root: Path) -> list[str]:
+    return sorted(each.name for each in root.iterdir())
+
+
+def sizes_in(found: fsd_core.Measurement) -> list[float]:
     assert found.table.measured is not None
-    sizes = found.table.measured.sizes
-    assert [memory_mb for memory_mb, _, _ in sizes] == [512, 1024, 2048]  # the last is the size of the app itself
-    assert all(weights_per_s > 1e6 and cores > 0 for _, weights_per_s, cores in sizes)
-    assert texts[0].count("an app for a while with functions of 512, 1024, 2048 MB") == 1
-    assert {"a function of 512 MB computes", "a function of 1024 MB computes"} <= set(texts)
-    assert "a function of 2048 MB computes" not in texts
-    assert sorted(each.name for each in root.iterdir()) == ["sized"]
+    return [memory_mb for memory_mb, _, _ in found.table.measured.sizes]
+
+
+def test_functions_of_other_sizes_compute_in_apps_of_their_own(tmp_path: Path, home: Path) -> None:
+    texts = list[str]()
+    found = sized(tmp_path / "root", 1024, 512, 2048, 512, progress=lambda step: texts.append(step.text))
+    assert sizes_in(found) == [512, 1024, 2048]  # the last is the size of the app itself
+    assert found.table.measured is not None
+    assert all(weights_per_s > 1e6 and cores > 0 for _, weights_per_s, cores in found.table.measured.sizes)
+    assert texts[0].count("and an app for a while with functions of 512, 1024 MB") == 1
+    assert [text for text in texts if "computes" in text] == ["a function of 512 MB computes", "a function of 1024 MB computes"]
+    assert apps_in(tmp_path / "root") == ["mine"]
     assert [each["memory_mb"] for each in found.to_json()["sizes"]] == [512, 1024, 2048]
     assert [name for name, _ in facts(found) if name.startswith("kernel with")] == [f"kernel with {size} MB" for size in (512, 1024, 2048)]
     assert found.file is not None
     assert load(str(found.file)).measured == found.table.measured
 
 
-def test_a_size_that_fails_costs_no_other_figure(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An app that was there before stays."""
-    settings = {"root": str(home / "failing"), "concurrency": 16}
-    fsd_core.deploy("local", "mine-512mb", {**settings, "memory_mb": 512}, workers=1, slots=1)
-    execute = Session.execute
+def test_the_command_measures_sizes(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fsd.toml").write_text(f'[local]\nroot = "{tmp_path}/root"\n')
+    assert main(["measure", "--quick", "--memory-mb", "1024, 512", "--json"]) == 0
+    assert [each["memory_mb"] for each in json.loads(capfd.readouterr().out)["sizes"]] == [512, 1024, 2048]
 
-    def fail(self: Session) -> Any:
-        if self._resources.app == "mine-256mb":
-            raise RunFailed(Code.UNAVAILABLE, "no function of this size")
+
+@pytest.mark.parametrize("error", [RunFailed(Code.UNAVAILABLE, "no function of this size"), OSError(28, "no space")])
+@pytest.mark.parametrize("place", ["provision", "session"])
+def test_a_size_that_fails_costs_no_other_figure(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+) -> None:
+    execute, ensure = Session.execute, LocalProvisioner.ensure
+
+    def measured(self: Session) -> Any:
+        if place == "session" and self._resources.app == "mine-measure-256mb":
+            error.add_note("the slot is still held")
+            raise error
         return execute(self)
 
-    monkeypatch.setattr(Session, "execute", fail)
-    with pytest.warns(UserWarning, match="the kernel of functions of 256 MB was not measured: .*no function of this size"):
-        found = fsd_core.measure("local", "mine", settings, quick=True, memory_mb=[256, 512])
-    assert found.table.measured is not None
-    assert [memory_mb for memory_mb, _, _ in found.table.measured.sizes] == [512, 2048]
-    assert sorted(each.name for each in (home / "failing").iterdir()) == ["mine", "mine-512mb"]
+    def provisioned(self: LocalProvisioner, app: str, ranks: int, slots: int) -> Resources:
+        made = ensure(self, app, ranks, slots)
+        if place == "provision" and app == "mine-measure-256mb":
+            raise error
+        return made
+
+    monkeypatch.setattr(Session, "execute", measured)
+    monkeypatch.setattr(LocalProvisioner, "ensure", provisioned)
+    words = ".*no .*; the slot is still held" if place == "session" else ".*no "
+    with pytest.warns(UserWarning, match=f"the kernel of functions of 256 MB was not measured: {words}"):
+        found = sized(tmp_path / "root", 256, 512)
+    assert sizes_in(found) == [512, 2048]
+    assert apps_in(tmp_path / "root") == ["mine"]
 
 
-def test_an_app_that_stays_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Any, app: str) -> list[str]:
+def test_an_interrupt_keeps_what_was_measured_and_leaves_no_app(tmp_path: Path, home: Path) -> None:
+    def interrupt(step: Progress) -> None:
+        if step.text == "a function of 1024 MB computes":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sized(tmp_path / "root", 512, 1024, progress=interrupt)
+    measured = load(str(measured_file("local", "here", emulator=False))).measured
+    assert measured is not None
+    assert [memory_mb for memory_mb, _, _ in measured.sizes] == [512, 2048]
+    assert apps_in(tmp_path / "root") == ["mine"]
+    assert notes() == []
+
+
+def test_an_app_that_was_there_is_not_used(tmp_path: Path, home: Path) -> None:
+    fsd_core.deploy("local", "mine-measure-512mb", {"root": str(tmp_path / "root")}, workers=1, slots=1)
+    with pytest.raises(
+        InputError, match=r"^memory_mb 512: app mine-measure-512mb exists: .*'fsd destroy .* mine-measure-512mb' removes it"
+    ):
+        sized(tmp_path / "root", 512)
+    assert apps_in(tmp_path / "root") == ["mine-measure-512mb"]
+
+
+def test_an_app_that_stays_is_named(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: LocalProvisioner, app: str) -> list[str]:
         raise RunFailed(Code.UNAVAILABLE, "not now")
 
-    monkeypatch.setattr(type(PROVIDER.provisioner({})), "destroy", refuse)
-    said = r"the app mine-512mb of the measurement was not removed: .*not now.*: 'fsd destroy --provider local --app mine-512mb' removes it"
+    monkeypatch.setattr(LocalProvisioner, "destroy", refuse)
+    said = r"the app mine-measure-512mb of the measurement was not removed: .*not now.*: 'fsd destroy .* mine-measure-512mb' removes it"
     with pytest.warns(UserWarning, match=said):
-        fsd_core.measure("local", "mine", {"root": str(home / "stays"), "concurrency": 16}, quick=True, memory_mb=[512])
+        sized(tmp_path / "root", 512)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +343,7 @@ def test_an_app_that_stays_is_named(home: Path, monkeypatch: pytest.MonkeyPatch)
         ("aws", "fsd", [64], "memory_mb 64: .*memory_mb = 64: expected a whole number from 128 to"),
         ("local", "fsd", [0], "memory_mb 0: expected a whole number of at least 1"),
         ("local", "fsd", 512, "memory_mb 512: expected a sequence of whole numbers of MiB"),
-        ("local", "a" * 38, [512], "memory_mb 512: app 'a+-512mb': expected a lower-case letter"),
+        ("local", "a" * 38, [512], "memory_mb 512: app 'a+-measure-512mb': expected a lower-case letter"),
     ],
 )
 def test_a_wrong_size_is_found_before_anything_is_made(home: Path, provider: str, app: str, sizes: Any, said: str) -> None:
@@ -299,14 +351,31 @@ def test_a_wrong_size_is_found_before_anything_is_made(home: Path, provider: str
         fsd_core.measure(provider, app, quick=True, memory_mb=sizes)
 
 
-def test_other_sizes_cost_more() -> None:
-    outline, tariff = find("aws").outline({"memory_mb": 10240}), load_tariff("aws-us-east-1")  # type: ignore[attr-defined]
-    one = QUICK.estimate(find("aws").outline({}), tariff)  # type: ignore[attr-defined]
-    both = one.with_size(10240, QUICK.kernel.estimate(outline, tariff))
+@pytest.mark.parametrize(("provider", "own"), [("aws", "bucket"), ("gcp", "bucket"), ("azure", "storage_account")])
+def test_an_app_for_a_size_has_a_store_of_its_own(provider: str, own: str) -> None:
+    settings: dict[str, object] = {own: "minemine12345", "concurrency": 100, "timeout_s": 60}
+    if provider == "azure":
+        settings["subscription"] = "00000000-0000-0000-0000-000000000001"
+    (size,) = sizes_of(provider, "fsd", settings, [512])
+    assert isinstance(size.provisioner, AppProvisioner)
+    found = size.provisioner.settings
+    assert (getattr(found, own), found.memory_mb, found.concurrency, found.timeout_s) == ("", 512, 2, 60)
+    assert settings[own] == "minemine12345"
+
+
+@pytest.mark.parametrize(("provider", "tariff"), [("aws", "aws-us-east-1"), ("azure", "azure-eastus2")])
+def test_other_sizes_cost_more(provider: str, tariff: str) -> None:
+    priced = load_tariff(tariff)
+    (size,) = sizes_of(provider, "fsd", {}, [4096])
+    usd = size.estimate(QUICK.kernel, priced)
+    one = QUICK.estimate(find(provider).outline({}), priced)  # type: ignore[attr-defined]
+    both = one.with_size(4096, usd)
     assert one.usd is not None
-    assert both.usd is not None
-    assert both.usd > one.usd + 10 * 10240 / 1024 * 0.0000166
-    assert "functions of 10240 MB that compute" in both.words("aws", None)
+    assert usd is not None
+    assert both.usd == one.usd + usd
+    assert usd > 12 * 4 * 0.000016 + hour_usd(priced)
+    assert (hour_usd(priced) > 0.01) == (provider == "azure")  # a namespace of Service Bus
+    assert "functions of 4096 MB that compute" in both.words(provider, None)
 
 
 # A function that measures

@@ -39,6 +39,7 @@ class AwsProvisioner(AppProvisioner[Api, Settings]):
     kind = Settings
     recorded = ("message_kb", RETENTION)
     chosen = ("bucket", "kms_key", "role")
+    exclusive = ("bucket",)
     fixed: ClassVar = {"bucket": "[aws] bucket"}
     queued = ("message_kb", "kms_key")  # with another message_kb, ranks have other topics
     tried = (*AppProvisioner.tried, "role", "kms_key")

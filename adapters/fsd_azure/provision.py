@@ -54,6 +54,7 @@ class AzureProvisioner(AppProvisioner[Api, Settings]):
         "kms_identity": "[azure] kms_identity",
     }
     chosen = ("kms_key", "kms_identity")
+    exclusive = ("storage_account",)
     queued = ("lease_s", "generation")
     tried = (*AppProvisioner.tried, "storage_account", "blob_url")
     ready_s = SETTLE_S

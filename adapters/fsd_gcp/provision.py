@@ -39,6 +39,7 @@ class GcpProvisioner(AppProvisioner[Api, Settings]):
     kind = Settings
     recorded = ("receive", RETENTION)
     chosen = ("bucket", "kms_key", "service_account")
+    exclusive = ("bucket",)
     fixed: ClassVar = {"bucket": "[gcp] bucket", "kms_key": "[gcp] kms_key"}  # a topic keeps its key
     queued = ("lease_s", "service_account")
     tried = (*AppProvisioner.tried, "service_account")

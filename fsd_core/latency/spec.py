@@ -90,7 +90,7 @@ class Latency:
         return {"table": self.table.name, "seed": self.seed} | measured | more
 
     def scaled(self) -> Table:
-        """The table with every time multiplied by ``scale``, and every bandwidth divided. Its name says so."""
+        """The table with every time multiplied by ``scale``, and every bandwidth divided."""
         if self.scale == 1.0:
             return self.table
 
@@ -100,8 +100,8 @@ class Latency:
             return attrs.evolve(row, **found, mb_per_s=None if row.mb_per_s is None else row.mb_per_s / self.scale)
 
         links = {side: attrs.evolve(link, mb_per_s=link.mb_per_s / self.scale) for side, link in self.table.links.items()}
-        name = f"{self.table.name} (times {self.scale:g})"
-        return attrs.evolve(self.table, name=name, rows={verb: times(row) for verb, row in self.table.rows.items()}, links=links)
+        rows = {verb: times(row) for verb, row in self.table.rows.items()}
+        return attrs.evolve(self.table, scale=self.scale, rows=rows, links=links)
 
     def longest_s(self, *verbs: str) -> float:
         """The sum of the longest draws of these verbs, in seconds."""

@@ -86,11 +86,11 @@ class Link(_Sourced):
     mb_per_s: float = key(_RATE)
 
 
-_THREE = listed(number(0, above=True))
+_THREE = listed(number(0, above=True))  # MiB, weights times samples a second, cores
 _SIZES = attrs.evolve(
     listed(_THREE),
-    expected="a list of lists of three positive numbers: MiB of a function, weights times samples a second, cores",
-    holds=lambda value: listed(_THREE).holds(value) and all(len(each) == 3 for each in value),
+    expected="a list of lists of three positive numbers: MiB of a function (at least 1), weights times samples a second, cores",
+    holds=lambda value: listed(_THREE).holds(value) and all(len(each) == 3 and each[0] >= 1 for each in value),
     becomes=lambda value: tuple(sorted(tuple(map(float, each)) for each in value)),
 )
 
@@ -116,7 +116,8 @@ class Table:
     """The figures of one table.
 
     ``hour_share`` is the part of the variance of a latency that all functions of a run share, ``function_share`` the part that all requests
-    of one function share; the rest is new with each request. ``measured``: `None` if ``fsd measure`` did not write the table.
+    of one function share; the rest is new with each request. ``measured``: `None` if ``fsd measure`` did not write the table. ``scale``: by
+    what the times of the file were multiplied.
     """
 
     name: str
@@ -127,6 +128,12 @@ class Table:
     rows: Mapping[str, Row]
     links: Mapping[str, Link]  # read, write
     measured: Measured | None = None
+    scale: float = 1.0
+
+    @property
+    def times(self) -> str:
+        """``scale`` in words, for instance " (times 5)"; empty if it is 1."""
+        return f" (times {self.scale:g})" if self.scale != 1.0 else ""
 
     @property
     def where(self) -> str:

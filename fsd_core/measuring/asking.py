@@ -9,14 +9,16 @@ from fsd_core.driver import MessageLimits
 from fsd_core.protocol.measuring import LARGE_BYTES, SMALL_BYTES, STREAM_BYTES, Task
 from fsd_core.providers.outline import Outline
 
-__all__ = ["FULL", "QUICK", "Ask", "Estimate"]
+__all__ = ["FULL", "QUICK", "Ask", "Estimate", "hour_usd"]
 
 BURST = 20  # messages
 NOTE_BYTES = 300  # of a message that compares clocks
 POLL_S = 0.5  # between two looks of the client for answers
 START_S = 10.0  # how long the client looks for answers of all cold and warm starts together
 OTHERS = 20  # puts, gets and lists of the lease and the clean-up
-KERNEL_S = 10.0  # for a function that only computes, beside its computing: small functions are slow
+KERNEL_S = 2.0  # a function that only computes does so for at least this long: a small one gets its processor time in slices
+COMPUTE_S = 10.0  # a function that only computes may take so much longer
+HOUR = 1 / 730  # of a month
 LATE_S = 5.0  # a function may exceed its limit by this time
 RECORD_BYTES = 100_000  # of answers, claims and the lease
 UNIT_BYTES = 64 << 10  # billed as one publish, if the provider has no outline
@@ -55,10 +57,14 @@ class Ask:
     def kernel(self) -> Ask:
         """Only the part that measures the kernel."""
         nothing = dict.fromkeys(("colds", "warms", "clocks", "messages", "bursts", "objects", "connections", "streams"), 0)
-        return attrs.evolve(self, hold_s=0.0, limit_s=self.kernel_s + KERNEL_S, **nothing)
+        seconds = max(KERNEL_S, self.kernel_s)
+        return attrs.evolve(self, hold_s=0.0, limit_s=seconds + COMPUTE_S, kernel_s=seconds, **nothing)
 
-    def usage(self, outline: Outline | None) -> Usage:
-        """An upper bound of the requests of the measurement. ``outline``: the limits of the provider; `None`: not known."""
+    def usage(self, outline: Outline | None, memory_mb: float = MEMORY_MB) -> Usage:
+        """An upper bound of the requests of the measurement.
+
+        ``outline``: the limits of the provider; `None`: not known, then ``memory_mb`` is the memory of a function.
+        """
         limits: MessageLimits | None = outline.messages if outline else None
         overhead, unit = (limits.overhead_bytes, limits.billing_bytes) if limits else (0, UNIT_BYTES)
         ways = 2 if outline is not None and outline.direct is not None else 1
@@ -87,12 +93,17 @@ class Ask:
         }
         lasts = [self.limit_s + LATE_S, *[self.hold_s + 1] * self.colds, *[1.0] * (self.warms + 1)]
         memory = outline.functions.memory_bytes if outline else None
-        return Usage(counts, tuple((seconds, 0.0) for seconds in lasts), 0.0, MEMORY_MB if memory is None else memory / 2**20)
+        return Usage(counts, tuple((seconds, 0.0) for seconds in lasts), 0.0, memory_mb if memory is None else memory / 2**20)
 
     def estimate(self, outline: Outline | None, tariff: Tariff | None) -> Estimate:
         """An upper bound of the requests of the measurement and of their cost. ``tariff``: `None`: the cost is not known."""
         usage = self.usage(outline)
         return Estimate(usage, None if tariff is None else bill(usage, tariff).total_usd, "" if tariff is None else tariff.name)
+
+
+def hour_usd(tariff: Tariff) -> float:
+    """What an app costs for an hour, whatever it does: the monthly charges of a tariff."""
+    return HOUR * sum(price.usd for price in tariff.prices if price.apart)
 
 
 @attrs.frozen
@@ -107,10 +118,9 @@ class Estimate:
     tariff: str
     sizes: tuple[int, ...] = ()
 
-    def with_size(self, memory_mb: int, other: Estimate) -> Estimate:
+    def with_size(self, memory_mb: int, usd: float | None) -> Estimate:
         """The estimate with the cost of functions of another size."""
-        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
-        return attrs.evolve(self, usd=usd, sizes=(*self.sizes, memory_mb))
+        return attrs.evolve(self, usd=None if self.usd is None or usd is None else self.usd + usd, sizes=(*self.sizes, memory_mb))
 
     def words(self, provider: str, emulator: str | None) -> str:
         """The estimate as one line for people."""

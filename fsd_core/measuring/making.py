@@ -23,10 +23,11 @@ from fsd_core.latency.fit import extra, fitted, rate
 from fsd_core.latency.named import measured_file
 from fsd_core.latency.table import Link, Measured
 from fsd_core.latency.writing import check, write
-from fsd_core.measuring.asking import FULL, QUICK, Estimate
+from fsd_core.measuring.asking import FULL, QUICK, Estimate, hour_usd
 from fsd_core.measuring.session import Found, Session
 from fsd_core.measuring.sizes import sizes_of
 from fsd_core.protocol.measuring import LARGE_BYTES, SMALL_BYTES, STREAM_BYTES
+from fsd_core.providers.outline import Outline
 from fsd_core.worker.measuring import kernel_rate
 
 __all__ = ["Measurement", "measure"]
@@ -101,7 +102,7 @@ def measure(
     - ``quick``: take fewer samples, in about half a minute. They are too few for the 99th percentile.
     - ``max_usd``: the largest cost of the measurement in USD by the tariff of the provider, at least 0. Default: 0.5.
     - ``memory_mb``: sizes of functions in MiB whose kernel is measured too. For each size, `measure` makes an app of its own, which takes
-      minutes on a cloud, and removes it again. Default: only the size of ``app``.
+      minutes on a cloud, and removes it again. A size that fails is a warning. Default: only the size of ``app``.
     - ``progress``: called with a `Progress` of the phases ask (its ``text`` says what the measurement will request and cost), provision and
       measure.
 
@@ -111,8 +112,8 @@ def measure(
     its objects.
 
     Returns a `Measurement`. Raises `InputError` before anything is measured if an argument is wrong, if the estimate is above ``max_usd``,
-    or if the file cannot be written or fsd did not make it; and `RunFailed` or `DriverError` if a function or a service fails. Warns if
-    the file cannot be written at the end.
+    if there is an app with the name of that for a size, or if the file cannot be written or fsd did not make it; and `RunFailed` or
+    `DriverError` if a function or a service fails. Warns if the file cannot be written at the end.
     """
     began = time.monotonic()
     quick = arguments.yes_or_no("quick", quick)
@@ -122,13 +123,15 @@ def measure(
     outline = getattr(chosen, "outline", lambda table: None)(settings or {})  # a provider need not have it
     tariff = load_tariff(priced) if (priced := default_tariff(provider)) is not None else None
     ask, emulator = QUICK if quick else FULL, chosen.stand_in()
-    estimate, sizes = ask.estimate(outline, tariff), sizes_of(provider, app, settings or {}, _sizes(memory_mb))
+    estimate, sizes = ask.estimate(outline, tariff), sizes_of(provider, app, settings or {}, _sizes(memory_mb, outline))
     for each in sizes:
-        estimate = estimate.with_size(each.memory_mb, ask.kernel.estimate(each.outline, tariff))
+        estimate = estimate.with_size(each.memory_mb, each.estimate(ask.kernel, tariff))
     if estimate.usd is not None and estimate.usd > most:
         raise InputError(_too_dear(most, estimate, None if quick or sizes else QUICK.estimate(outline, tariff)))
     report(Progress("ask", 0, 0, estimate.words(provider, emulator)))
     with reported(progress):
+        for each in sizes:
+            each.check()
         existing = provisioner.find(app)
         ranks, slots = (max(RANKS, existing.ranks), existing.slots) if existing else (RANKS, SLOTS)
         resources = provisioner.ensure(app, ranks, slots)
@@ -147,11 +150,14 @@ def measure(
             f"the measurement ended after {ask.limit_s:g} s without samples of {missing}: the table has no measured figures of these verbs"
         )
     own_rate = kernel_rate(KERNEL_S)[1]
-    table, file = _kept(_table(provider, region, emulator, [found], own_rate), path)
-    others = [other for each in sizes if each.memory_mb != found.memory_mb and (other := each.measure(ask.kernel, report)) is not None]
-    if others:  # the first table is kept, if an interrupt ends one of these
-        table, file = _kept(_table(provider, region, emulator, [found, *others], own_rate), path)
-    usd = [_bill(each, tariff, each.memory_mb or estimate.usage.memory_mb) for each in (found, *others)]
+    all_found, file = [found], None
+    for each in (None, *sizes):  # the file is written after each size: the figures are paid for
+        if each is not None and (other := each.measure(ask.kernel, report)) is not None:
+            all_found.append(other)
+        table = _table(provider, region, emulator, all_found, own_rate)
+        file = _kept(table, path) or file
+    usd = [_bill(each, tariff, each.memory_mb or estimate.usage.memory_mb) for each in all_found]
+    usd += [hour_usd(tariff) for _ in all_found[1:] if tariff is not None]
     return Measurement(
         provider=provider,
         app=app,
@@ -188,21 +194,22 @@ def _by_verb(samples: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float
     return {verb: found[verb] for verb in VERBS if verb in found}
 
 
-def _kept(table: Table, path: Path) -> tuple[Table, Path | None]:
-    """Write the table. Returns it and its path; `None`, with a warning, if it cannot be written: the figures are paid for."""
+def _kept(table: Table, path: Path) -> Path | None:
+    """Write the table. Returns its path; `None`, with a warning, if it cannot be written: the figures are paid for."""
     try:
         write(table, path)
     except (InputError, OSError) as error:
         warn(f"the table of latencies cannot be written: {error}: make room for it in {path.parent}, then measure again")
-        return table, None
-    return table, path
+        return None
+    return path
 
 
-def _sizes(memory_mb: Sequence[int]) -> list[int]:
-    """The sizes, ascending, each once."""
+def _sizes(memory_mb: Sequence[int], outline: Outline | None) -> list[int]:
+    """The sizes, ascending, each once, without that of the app."""
     if isinstance(memory_mb, str) or not isinstance(memory_mb, Sequence):
         raise InputError(f"memory_mb {arguments.shown(memory_mb)}: expected a sequence of whole numbers of MiB")
-    return sorted({arguments.whole("memory_mb", each, 1) for each in memory_mb})
+    own = outline.functions.memory_bytes if outline is not None else None
+    return sorted({size for each in memory_mb if (size := arguments.whole("memory_mb", each, 1)) << 20 != own})
 
 
 def _table(provider: str, region: str, emulator: str | None, all_found: Sequence[Found], own_rate: float) -> Table:

@@ -17,6 +17,7 @@ from fsd_core.channel.kept import KEPT_BYTES, KEPT_ENTRY_BYTES, RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.latency import Latency, Table
 from fsd_core.partition import Parallel
+from fsd_core.plan.cores import cores
 from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
 from fsd_core.plan.ending import recorded
@@ -69,10 +70,8 @@ class Platform:
 
     @property
     def cores(self) -> float:
-        """The processor cores of a function: as the provider states, times the measured share of that, interpolated between the sizes."""
-        stated, sizes = self.outline.cores, self.table.measured.sizes if self.table and self.table.measured else ()
-        shares = [(memory_mb, cores / stated(round(memory_mb))) for memory_mb, _, cores in sizes]
-        return stated(self.memory_mb) * (float(np.interp(self.memory_mb, *zip(*shares, strict=True))) if shares else 1.0)
+        """The processor cores of a function."""
+        return cores(self.provider, self.outline, self.table, self.memory_mb)
 
     @property
     def core_speed(self) -> float:
@@ -378,20 +377,20 @@ def _bill(
 def _notes(platform: Platform, workers: int) -> list[str]:
     found = []
     table = platform.table
-    own = table is not None and table.measured is None and table.name.partition(" (")[0] == platform.provider  # also "aws (times 5)"
+    own = table is not None and table.measured is None and table.name == platform.provider
     if workers > 1 and platform.outline.caveat and own:
         found.append(platform.outline.caveat)
     if table is not None and table.measured is not None:
-        found.append(f"latencies of {table.measured.provider} were measured {table.where}")
+        found.append(f"latencies of {table.measured.provider}{table.times} were measured {table.where}")
     elif table is not None and own:
         found.append(
-            f"latencies of {table.name} are those that come with fsd, as of {table.as_of}; they were not measured in your account: "
-            f"fsd measure --provider {platform.provider} measures them"
+            f"latencies of {table.name}{table.times} are those that come with fsd, as of {table.as_of}; they were not measured in your "
+            f"account: fsd measure --provider {table.name} measures them"
         )
     if table is None:
         found.append("no table of latencies: every request is as fast as on this machine")
     elif any(row.confidence == "low" for row in table.rows.values()):
-        found.append(f"some latencies of table {table.name} are estimates of low confidence")
+        found.append(f"some latencies of table {table.name}{table.times} are estimates of low confidence")
     if not platform.crowded:
         fast = f"{platform.core_speed:.3g} times as fast as" if platform.core_speed != 1 else "as fast as"
         found.append(f"the plan assumes that a core of a function is {fast} a core of this machine")

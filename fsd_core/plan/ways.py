@@ -20,6 +20,7 @@ from fsd_core.latency import Table
 from fsd_core.latency.draws import quantile_ms
 from fsd_core.partition import Parallel
 from fsd_core.plan.batches import Batches
+from fsd_core.plan.cores import cores
 from fsd_core.plan.counts import exchange
 from fsd_core.plan.launching import BEGIN_S, FORK_S, ROOTS
 from fsd_core.plan.predict import Platform, Prediction, predict_each
@@ -41,6 +42,10 @@ class Place:
     table: Table | None
     tariff: Tariff | None
     crowded: bool = False
+
+    def whole(self, memory_mb: int) -> bool:
+        """Whether a function with ``memory_mb`` MiB has a core for itself. Measurements scatter, so nine tenths of one are enough there."""
+        return self.outline.cores(memory_mb) >= 1.0 and cores(self.provider, self.outline, self.table, memory_mb) >= 0.9
 
 
 @attrs.frozen(kw_only=True)
@@ -197,13 +202,13 @@ class Ways:
                 fits.append((memory_mb, known.cut(attrs.evolve(functions, memory_bytes=memory_mb << 20), place.provider)))
             except InputError:
                 continue
-            if outline.cores(memory_mb) >= 1.0 and _keeps(fits[-1][1], shape.data):
+            if place.whole(memory_mb) and _keeps(fits[-1][1], shape.data):
                 break
         if not fits:
             needs, most = known.needed_bytes(functions), all_sizes[-1]
             return [Refused(f"needs {needs / 1e9:.3g} GB, a function has {(most << 20) / 1e9:.3g} GB", most, needs)]
         made: list[Way | Refused] = []
-        for sizes, batches in _sizes(fits, outline, shape.data):
+        for sizes, batches in _sizes(fits, place, shape.data):
             split = attrs.evolve(known.split, batches=tuple(batches.samples))
             for channel in self._channels(split, outline):
                 if channel != "object" and shape.workers > 1 and (why := outline.refuses(shape.workers)):
@@ -230,11 +235,11 @@ class Ways:
         return CHANNELS if large else CHANNELS[:2]
 
 
-def _sizes(fits: list[tuple[int, Batches]], outline: Outline, replicas: int) -> list[tuple[tuple[int, ...], Batches]]:
+def _sizes(fits: list[tuple[int, Batches]], place: Place, replicas: int) -> list[tuple[tuple[int, ...], Batches]]:
     """The smallest size of a function that holds a part, the smallest with a whole core, and the smallest of these in which workers keep
     their weights from one micro-batch to the next. Those with equal micro-batches are together.
     """
-    whole = [each for each in fits if outline.cores(each[0]) >= 1.0]
+    whole = [each for each in fits if place.whole(each[0])]
     keeping = [each for each in whole if _keeps(each[1], replicas)]
     found: list[tuple[tuple[int, ...], Batches]] = []
     for size, batches in sorted(dict((*fits[:1], *whole[:1], *keeping[:1])).items()):

@@ -39,6 +39,7 @@ class AppProvisioner(ABC, Generic[A, S]):
     - ``kind``: the attrs class of its settings
     - ``recorded``: settings that `Resources.names` holds, beside those of every cloud
     - ``chosen``: settings that `Resources.names` holds unless they are empty
+    - ``exclusive``: settings that name a resource which only one app can have
     - ``fixed``: names in `Resources.names` that cannot change after the app was made, and for each the setting that people know
     - ``queued``: names in `Resources.names`; after a change of one of these, all queues are made again or changed
     - ``tried``: names in `Resources.names`; after a change of one of these, the function gets an update and a test launch
@@ -49,6 +50,7 @@ class AppProvisioner(ABC, Generic[A, S]):
     kind: type[S]
     recorded: ClassVar[Sequence[str]] = ()
     chosen: ClassVar[Sequence[str]] = ()
+    exclusive: ClassVar[Sequence[str]] = ()
     fixed: ClassVar[Mapping[str, str]] = {}
     queued: ClassVar[Sequence[str]] = ()
     tried: ClassVar[Sequence[str]] = ("code", "runtime", "memory_mb")
