@@ -150,13 +150,15 @@ def measure(
             f"the measurement ended after {ask.limit_s:g} s without samples of {missing}: the table has no measured figures of these verbs"
         )
     own_rate = kernel_rate(KERNEL_S)[1]
-    all_found, file = [found], None
-    for each in (None, *sizes):  # the file is written after each size: the figures are paid for
-        if each is not None and (other := each.measure(ask.kernel, report)) is not None:
+    all_found = [found]
+    table = _table(provider, region, emulator, all_found, own_rate)
+    file = _kept(table, path)
+    for each in sizes:
+        if (other := each.measure(ask.kernel, report)) is not None:
             all_found.append(other)
-        table = _table(provider, region, emulator, all_found, own_rate)
-        file = _kept(table, path) or file
-    usd = [_bill(each, tariff, each.memory_mb or estimate.usage.memory_mb) for each in all_found]
+            table = _table(provider, region, emulator, all_found, own_rate)
+            file = _kept(table, path) or file  # after each size: the figures are paid for
+    usd = [_bill(each, tariff, each.memory_mb or estimate.usage.memory_mb or 0.0) for each in all_found]
     usd += [hour_usd(tariff) for _ in all_found[1:] if tariff is not None]
     return Measurement(
         provider=provider,

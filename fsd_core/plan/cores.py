@@ -29,5 +29,5 @@ def cores(provider: str, outline: Outline, table: Table | None, memory_mb: int) 
     ]
     if not shares:
         return found
-    corrected = found * float(np.interp(memory_mb, *zip(*shares, strict=True)))
+    corrected = found * float(np.interp(memory_mb, [size for size, _ in shares], [share for _, share in shares]))
     return max(1.0, corrected) if found > 1 else corrected
