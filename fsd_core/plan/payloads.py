@@ -27,17 +27,19 @@ Rows = Callable[[int, int], NDArray[np.int32]]  # of a step and of one of its pa
 Before = Callable[[int, int], "tuple[int, NDArray[np.int32]] | None"]  # the layer and the rows of the step before of the same pair
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class StepSizes:
     """The bytes of the payloads of a step, for all samples. ``fixed``: of a payload without samples; ``row``: the values of one row.
 
-    ``live``: all live samples of a payload; ``changes``: those that are not as in the step before of the same pair.
+    ``live``: all live samples of a payload; ``changes``: those that are not as in the step before of the same pair. ``pairs``: the
+    payload of each pair without live samples, as a multiple of what ``fixed`` and ``row`` say; `None`: not all pairs were encoded.
     """
 
     fixed: float
     live: float
     changes: float
     row: float
+    pairs: NDArray[np.float64] | None = None
 
 
 @attrs.frozen(eq=False)
@@ -62,13 +64,25 @@ class _Kept:
 
 @attrs.define
 class _Found:
-    """What some pairs of a step have: numbers of `StepSizes` of each pair, and the rows and bytes of all values."""
+    """What some pairs of a step have: numbers of `StepSizes`, the rows, and the bytes of their values."""
 
     fixed: list[float] = attrs.field(factory=list)
     live: list[float] = attrs.field(factory=list)
     changes: list[float] = attrs.field(factory=list)
-    rows: int = 0
-    values: float = 0.0
+    rows: list[int] = attrs.field(factory=list)
+    values: list[float] = attrs.field(factory=list)
+
+    @property
+    def row(self) -> float:
+        """The bytes of the values of one row, over all these pairs."""
+        return sum(self.values) / max(1, sum(self.rows))
+
+    def pairs(self, count: int) -> NDArray[np.float64] | None:
+        """`StepSizes.pairs` of ``count`` pairs; `None` unless all were encoded."""
+        if len(self.rows) < count:
+            return None
+        found = np.array(self.fixed) + self.values
+        return found / (np.mean(self.fixed) + np.array(self.rows) * self.row)
 
 
 def step_sizes(
@@ -104,12 +118,14 @@ def step_sizes(
             size = _packed(sent, known)
             slope = _slope(sent, size) if slope is None else slope
             mine.fixed.append(HEAD_BYTES + LIVE_BYTES + size * (1 - slope))
-            mine.rows, mine.values = mine.rows + len(rows), mine.values + size * slope / whole.share
+            mine.rows.append(len(rows))
+            mine.values.append(size * slope / whole.share)
             mine.live.append(_live(facts, whole, sent.live))
             earlier = before(at, pair)
             if earlier is not None and (other := kept[earlier[0]]) is not None:
                 mine.changes.append(_live(facts, whole, sent.live, other, other.block.take(earlier[1]).live))
-    return _between(found, np.array([max(1.0, float(facts.live[number - 1])) for number in layers]))
+    made = _between(found, np.array([max(1.0, float(facts.live[number - 1])) for number in layers]))
+    return [attrs.evolve(each, pairs=found[at].pairs(len(counts[at]))) if at in found else each for at, each in enumerate(made)]
 
 
 def _packed(sent: Block, known: dict[tuple[int, bytes], int]) -> int:
@@ -134,7 +150,7 @@ def _between(found: dict[int, _Found], alive: NDArray[np.float64]) -> list[StepS
     fixed = everywhere({at: float(np.mean(each.fixed)) for at, each in found.items()})
     live = everywhere({at: float(np.mean(each.live)) / alive[at] for at, each in found.items()})
     changes = everywhere({at: float(np.mean(each.changes)) / alive[at] for at, each in found.items() if each.changes})
-    row = everywhere({at: each.values / max(1, each.rows) / alive[at] for at, each in found.items()})
+    row = everywhere({at: each.row / alive[at] for at, each in found.items()})
     return [StepSizes(*map(float, each)) for each in zip(fixed, live * alive, changes * alive, row * alive, strict=True)]
 
 

@@ -109,7 +109,7 @@ def of_partition(
     counts = [rows.astype(np.float64) for *_, rows in raw]
     sizes = step_sizes(facts, [number for number, *_ in raw], counts, rows_of, before, encode_s)
     steps = tuple(
-        _step(facts, number, sources, targets, some, known[0] >= 0, each)
+        _step(facts, number, sources, targets, some, known[0] >= 0, each, 1.0 if each.pairs is None else each.pairs)
         for (number, sources, targets, _), some, known, each in zip(raw, counts, earlier, sizes, strict=True)
         if len(some)
     )
@@ -131,10 +131,11 @@ def _step(
     rows: NDArray[np.float64],
     again: NDArray[np.bool_] | bool,
     sizes: StepSizes,
+    pairs: NDArray[np.float64] | float = 1.0,
 ) -> Step:
-    """What travels before a layer. ``again``: whether a pair sent before, in the same micro-batch."""
+    """What travels before a layer. ``again``: whether a pair sent before, in the same micro-batch. ``pairs``: see `StepSizes`."""
     waits = float(rows.sum() / max(1.0, rows.sum() + float(facts.widths[layer - 1])))
-    found = np.where(again, sizes.changes, sizes.live) + rows * sizes.row
+    found = np.where(again, sizes.changes, sizes.live) + (sizes.fixed + rows * sizes.row) * pairs - sizes.fixed
     return Step(layer, sources, targets, rows, found, float(facts.live[layer - 1]), waits, empty=sizes.fixed)
 
 
