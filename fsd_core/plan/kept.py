@@ -23,7 +23,7 @@ from fsd_core.errors import InputError
 __all__ = ["SPLIT", "counts", "digest", "entry", "figures", "input_digest", "remembered"]
 
 MOST_FILES, MOST_BYTES = 64, 32 << 20
-VERSION = 5  # of the content: another version is another digest
+VERSION = 6  # of the content: another version is another digest
 
 
 def figures(*names: str) -> Kind:
