@@ -150,7 +150,10 @@ def models(options: argparse.Namespace, folder: Path) -> Iterator[RowModel | Onn
 
 @attrs.frozen(eq=False)
 class Case:
-    """A model with one split and one channel. ``table``: the table of latencies, if any, with a run for each of the ``seeds``."""
+    """A model with one split and one channel. ``table``: the table of latencies, if any, with a run for each of the ``seeds``.
+
+    ``emulator``: what `fsd_core.measure` found of the emulator on which the case runs, if any.
+    """
 
     model: RowModel | OnnxModel
     work: Any  # a `Work`
@@ -158,6 +161,7 @@ class Case:
     table: str | None
     seeds: Sequence[int]
     where: Mapping[str, Any]  # provider and settings
+    emulator: latency.Table | None = None
 
     @property
     def name(self) -> str:
@@ -167,7 +171,7 @@ class Case:
     @property
     def place(self) -> Place:
         """The place where the case runs."""
-        return place(self.where["provider"], self.where["settings"], latency.load(self.table) if self.table else None)
+        return place(self.where["provider"], self.where["settings"], latency.load(self.table) if self.table else self.emulator)
 
     @property
     def tariff(self) -> cost.Tariff:
@@ -215,8 +219,8 @@ def way(shape: Parallel) -> str:
     return f"{shape.data}x{shape.pipeline}x{shape.tensor}"
 
 
-def cases(options: argparse.Namespace, folder: Path, used: Mapping[str, Any]) -> Iterator[Case]:
-    """The cases that the command names. Leaves out a split that is impossible for its model."""
+def cases(options: argparse.Namespace, folder: Path, used: Mapping[str, Any], emulator: latency.Table | None = None) -> Iterator[Case]:
+    """The cases that the command names. Leaves out a split that is impossible for its model. ``emulator``: see `Case`."""
     seeds, counts = [int(seed) for seed in options.seeds.split(",")], [int(count) for count in options.workers.split(",")]
     given = [Parallel(*map(int, each.split("x"))) for each in options.ways.split(",")] if options.ways else None
     for model in models(options, folder):
@@ -228,4 +232,4 @@ def cases(options: argparse.Namespace, folder: Path, used: Mapping[str, Any]) ->
                 continue
             for channel in options.channels.split(",") if shape.workers > 1 else CHANNELS[:1]:
                 for table in options.latency.split(",") if options.latency else [None]:
-                    yield Case(model, work, channel, table, seeds, used)
+                    yield Case(model, work, channel, table, seeds, used, emulator)

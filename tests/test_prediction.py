@@ -175,6 +175,24 @@ def test_payloads_are_those_that_an_encoder_makes(model: Model, facts: Facts, sh
         assert ours.payloads(1.0).sum() == pytest.approx(theirs.payloads(1.0).sum(), rel=0.25)
 
 
+def test_payloads_of_ranks_whose_activations_differ_have_their_own_sizes() -> None:
+    """The first half of the rows is clipped to one value, the second is random: the hybrid channel sends the two on different ways."""
+    layer = dense(1, 64, 64).layers[0]
+    uneven = attrs.evolve(layer, bias=np.repeat([1000.0, 10.0], 32).astype(np.float32), clip=32.0)
+    model = Model((uneven, layer, layer), "uneven")
+    known = learn(model, open_inputs("random:50:0.5", 64), 60.0)
+    made = partition(model, 2, "block")
+    plan = ExchangePlan(model, made)
+    for step in of_partition(known, made, plan, Parallel(tensor=2), [50]).steps:
+        block = known.blocks[step.layer - 1]
+        assert block is not None
+        pairs = zip(step.sources.tolist(), step.targets.tolist(), strict=True)
+        packed = [len(pack(block.take(plan.sends(step.layer, source)[target])).values) for source, target in pairs]
+        assert step.payloads(1.0) - step.payloads(1.0).min() == pytest.approx(np.array(packed) - min(packed), abs=2)
+    first = of_partition(known, made, plan, Parallel(tensor=2), [50]).steps[0].payloads(1.0)
+    assert max(first) > 10 * min(first)
+
+
 def test_an_estimate_moves_the_rows_of_the_block_partition(model: Model, facts: Facts) -> None:
     shape = Parallel(pipeline=2, tensor=2)
     made = partition(model, 4, "block", stages=2)
