@@ -151,7 +151,8 @@ def _between(found: dict[int, _Found], alive: NDArray[np.float64]) -> list[StepS
     live = everywhere({at: float(np.mean(each.live)) / alive[at] for at, each in found.items()})
     changes = everywhere({at: float(np.mean(each.changes)) / alive[at] for at, each in found.items() if each.changes})
     row = everywhere({at: each.row / alive[at] for at, each in found.items()})
-    return [StepSizes(*map(float, each)) for each in zip(fixed, live * alive, changes * alive, row * alive, strict=True)]
+    all_steps = zip(fixed.tolist(), (live * alive).tolist(), (changes * alive).tolist(), (row * alive).tolist(), strict=True)
+    return [StepSizes(*each) for each in all_steps]
 
 
 def _slope(sent: Block, size: int) -> float:
