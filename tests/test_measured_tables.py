@@ -21,9 +21,8 @@ from fsd_core.latency.fit import extra, fitted, quantile, rate, relative_error
 from fsd_core.latency.named import measured_file
 from fsd_core.latency.table import Link, Measured
 from fsd_core.latency.writing import as_text, write
-from fsd_core.plan.places import place
+from fsd_core.plan.places import outline_of, place
 from fsd_core.plan.predict import Platform
-from fsd_core.providers.registry import find as find_provider
 
 TODAY = datetime.date.today()
 
@@ -151,13 +150,14 @@ def test_a_measured_table_takes_the_place_of_the_one_that_comes_with_the_provide
 
 
 def platform(memory_mb: int, made: Table, provider: str = "aws") -> Platform:
-    outline = find_provider(provider).outline({})  # type: ignore[attr-defined]
+    outline = outline_of(provider, {})
+    assert outline is not None
     return Platform(provider=provider, outline=outline, table=made, tariff=None, memory_mb=memory_mb)
 
 
 def test_measured_sizes_say_how_many_cores_a_function_has() -> None:
     """A half of the stated cores at 885 MB, all at 1769; between them, the share is interpolated."""
-    stated = find_provider("aws").outline({}).cores  # type: ignore[attr-defined]
+    stated = place("aws", {}).outline.cores
     measured = table(speed=2.0, sizes=((885.0, 1e8, stated(885) / 2), (1769.0, 4e8, 1.0)))
     for memory_mb, share in ((512, 0.5), (885, 0.5), (1327, 0.75), (1769, 1.0), (3538, 1.0)):
         assert platform(memory_mb, measured).cores == pytest.approx(share * stated(memory_mb))

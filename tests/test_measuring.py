@@ -26,7 +26,7 @@ from fsd_core.measuring.asking import FULL, QUICK, Ask, hour_usd
 from fsd_core.measuring.session import Session
 from fsd_core.measuring.shown import facts
 from fsd_core.measuring.sizes import sizes_of
-from fsd_core.plan.places import HERE, place
+from fsd_core.plan.places import HERE, outline_of, place
 from fsd_core.protocol.measuring import PROBE, Task, filler, note, noted
 from fsd_core.providers.provisioning import AppProvisioner
 from fsd_core.providers.registry import find
@@ -194,7 +194,7 @@ def test_the_estimate_covers_what_was_requested(home: Path) -> None:
 
 @pytest.mark.parametrize(("provider", "tariff"), [("aws", "aws-us-east-1"), ("gcp", "gcp-us-central1"), ("azure", "azure-eastus2")])
 def test_what_it_costs(provider: str, tariff: str) -> None:
-    outline = find(provider).outline({})  # type: ignore[attr-defined]
+    outline = outline_of(provider, {})
     quick, full = (ask.estimate(outline, load_tariff(tariff)) for ask in (QUICK, FULL))
     assert quick.usd is not None
     assert full.usd is not None
@@ -368,7 +368,7 @@ def test_other_sizes_cost_more(provider: str, tariff: str) -> None:
     priced = load_tariff(tariff)
     (size,) = sizes_of(provider, "fsd", {}, [4096])
     usd = size.estimate(QUICK.kernel, priced)
-    one = QUICK.estimate(find(provider).outline({}), priced)  # type: ignore[attr-defined]
+    one = QUICK.estimate(outline_of(provider, {}), priced)
     both = one.with_size(4096, usd)
     assert one.usd is not None
     assert usd is not None

@@ -48,7 +48,7 @@ def measure(screen: Screen, settings: Settings, quick: bool, max_usd: float, mem
     fsd plan and fsd run then use this table instead of the one that comes with the provider (docs/latency.md). They use the table of an
     emulator only if you give its path.
 
-    For each size of --memory-mb, the command makes an app of its own, which takes minutes on a cloud, and removes it again.
+    For each size of --memory-mb, the command makes a second app, which takes minutes on a cloud, and then removes that app.
     """
     from fsd_core import measure as measure_app
     from fsd_core import write_measurement

@@ -101,8 +101,8 @@ def measure(
     - ``provider``, ``app``, ``settings``: those of `run`. If the app does not exist, `measure` makes it, as `run` does.
     - ``quick``: take fewer samples, in about half a minute. They are too few for the 99th percentile.
     - ``max_usd``: the largest cost of the measurement in USD by the tariff of the provider, at least 0. Default: 0.5.
-    - ``memory_mb``: sizes of functions in MiB whose kernel is measured too. For each size, `measure` makes an app of its own, which takes
-      minutes on a cloud, and removes it again. A size that fails is a warning. Default: only the size of ``app``.
+    - ``memory_mb``: more sizes of functions, in MiB: `measure` also measures how fast these compute. For each size, it makes a second app,
+      which takes minutes on a cloud, and removes that app. If a size fails, `measure` warns. Default: only the size of ``app``.
     - ``progress``: called with a `Progress` of the phases ask (its ``text`` says what the measurement will request and cost), provision and
       measure.
 

@@ -1,4 +1,4 @@
-"""Measures how fast functions of other sizes compute. Each size gets an app of its own, which is removed at once."""
+"""Measures how fast functions of other sizes compute. Makes an app for each size, and removes this app after its measurement."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Size:
 
     @contextmanager
     def _app(self, progress: Callable[[Progress], None]) -> Iterator[Resources]:
-        """The app, which is removed after the block. If that fails, the user is told the command."""
+        """Make the app, and remove it after the block. If it cannot be removed, a warning names the command that removes it."""
         forget = interrupt.leave_note(f"the app {self.app} of the measurement is still there: {self._command}")
         with interrupt.contained():  # this note says what to do, not those of provisioning
             try:
