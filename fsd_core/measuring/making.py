@@ -26,6 +26,7 @@ from fsd_core.latency.writing import check, write
 from fsd_core.measuring.asking import FULL, QUICK, Estimate, hour_usd
 from fsd_core.measuring.session import Found, Session
 from fsd_core.measuring.sizes import sizes_of
+from fsd_core.plan.places import outline_of
 from fsd_core.protocol.measuring import LARGE_BYTES, SMALL_BYTES, STREAM_BYTES
 from fsd_core.providers.outline import Outline
 from fsd_core.worker.measuring import kernel_rate
@@ -120,7 +121,7 @@ def measure(
     most = arguments.number("max_usd", max_usd, "a number of USD of at least 0", lambda value: value >= 0)
     report = arguments.callback("progress", progress) or (lambda step: None)
     chosen, provisioner = place(provider, app, settings)
-    outline = getattr(chosen, "outline", lambda table: None)(settings or {})  # a provider need not have it
+    outline = outline_of(provider, settings or {})
     tariff = load_tariff(priced) if (priced := default_tariff(provider)) is not None else None
     ask, emulator = QUICK if quick else FULL, chosen.stand_in()
     estimate, sizes = ask.estimate(outline, tariff), sizes_of(provider, app, settings or {}, _sizes(memory_mb, outline))

@@ -16,6 +16,7 @@ from fsd_core.driver import Provider, Provisioner, Resources
 from fsd_core.errors import FsdError, InputError
 from fsd_core.measuring.asking import Ask, hour_usd
 from fsd_core.measuring.session import Found, Session
+from fsd_core.plan.places import outline_of
 from fsd_core.providers.outline import Outline
 
 __all__ = ["Size", "sizes_of"]
@@ -98,7 +99,7 @@ def sizes_of(provider: str, app: str, settings: Mapping[str, object], memory_mb:
             chosen, provisioner = place(provider, name, own)
             own = {key: value for key, value in own.items() if key not in getattr(provisioner, "exclusive", ())}
             chosen, provisioner = place(provider, name, own)
-            outline = getattr(chosen, "outline", lambda table: None)(own)  # a provider need not have it
+            outline = outline_of(provider, own)
         except InputError as error:
             raise InputError(f"memory_mb {size}: {error}") from None
         found.append(Size(name=provider, provider=chosen, provisioner=provisioner, app=name, memory_mb=size, outline=outline))
