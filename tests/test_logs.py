@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -320,7 +321,7 @@ def test_debug_lines_are_kept_if_the_client_logs_them(start: Callable[..., Resul
 def test_a_worker_that_works_long_writes_its_lines_and_stops_at_its_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_lines, "FIRST_S", 0.01)
     journal, meter = Journal(), Meter()
-    lines = worker_lines.Lines(journal, MeteredObjects(store.driver, meter), "r/run/log/1", time.time() + 100, meter)
+    lines = worker_lines.Lines(journal, 1, MeteredObjects(store.driver, meter), "r/run/log/1", time.time() + 100, meter)
     lines.start("info")
     journal.add(Line(1.0, "info", "x", "first"))
     assert until(lambda: store.find("r/run/log/1"))
@@ -332,6 +333,14 @@ def test_a_worker_that_works_long_writes_its_lines_and_stops_at_its_end(store: S
     count = meter.snapshot()["object_puts"]
     assert count == 2  # one for each new line, however often it looked
     assert not [each for each in threading.enumerate() if each.name == "lines"]
+
+
+def test_workers_first_write_their_lines_one_after_another() -> None:
+    moments = sorted(map(worker_lines.first_s, range(64)))
+    assert moments[0] == worker_lines.FIRST_S
+    gaps = [later - sooner for sooner, later in pairwise([*moments, 2 * worker_lines.FIRST_S])]
+    assert min(gaps) > 0
+    assert max(gaps) < 3 * worker_lines.FIRST_S / len(moments)
 
 
 def test_a_worker_that_failed_writes_nothing_once_the_run_is_over(store: Store) -> None:

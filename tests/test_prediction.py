@@ -33,7 +33,7 @@ from fsd_core.plan import facts as facts_module
 from fsd_core.plan import following, simulate
 from fsd_core.plan.choose import Wishes, compare
 from fsd_core.plan.counts import exchange
-from fsd_core.plan.ending import recorded
+from fsd_core.plan.ending import recorded, written_lines
 from fsd_core.plan.facts import Facts, fewer, learn, order
 from fsd_core.plan.launching import Begun
 from fsd_core.plan.polling import Bundles, Inbox
@@ -44,6 +44,7 @@ from fsd_core.plan.split import Step
 from fsd_core.plan.traffic import Estimator, of_partition
 from fsd_core.providers.outline import Outline
 from fsd_core.worker import rank
+from fsd_core.worker.lines import SLOWEST_S, first_s
 from networks import dense
 from places import outline, place
 
@@ -513,3 +514,12 @@ def test_thousands_of_workers_are_simulated(model: Model, shape: Parallel) -> No
     found = predict(split.thinned(3), platform(table=load_table("aws")), "queue", runs=16)
     assert found.meter["invocations"] == shape.workers
     assert 1 < found.seconds["p50"] < found.seconds["p95"] < 3600
+
+
+def test_lines_are_written_as_often_as_workers_write_them() -> None:
+    ranks = np.arange(6).reshape(2, 3)
+    waits = [[min(SLOWEST_S, first_s(rank) * 2**number) for number in range(20)] for rank in range(6)]
+    moments = np.cumsum(waits, axis=1)
+    for seconds in (7.9, 8.1, 12.0, 30.0, 200.0, 900.0):
+        found = written_lines(np.full((1, 2, 3), seconds), ranks, 1.5)
+        assert found["object_puts"] == pytest.approx([1.5 * (moments < seconds).sum()])

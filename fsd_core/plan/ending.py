@@ -1,4 +1,4 @@
-"""The end of a run, simulated: the last messages to rank 0, and the workers' records.
+"""The end of a run, simulated: the last messages to rank 0, the workers' records, and the log lines that they wrote until then.
 
 Arrays have the shape (runs,) or (runs, replicas, ranks of a replica). Times are seconds since the client began to write the
 configuration of the run.
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.sample import Sampler
 from fsd_core.providers.outline import Outline
+from fsd_core.worker.lines import SLOWEST_S, first_s
 
-__all__ = ["recorded"]
+__all__ = ["recorded", "written_lines"]
 
 Array = NDArray[np.float64]
+LINES_BYTES, LINES_PUTS = 1200, 14  # about the bytes of the log lines of a worker, and how often it writes them at most
 
 
 def recorded(
@@ -65,3 +67,13 @@ def recorded(
                 last = last + sampler.draw("ack", shared[:, 0, :1])
             ends[:, 0, :1] = np.maximum(ends[:, 0, :1], last)
     return ends + sampler.draw("put", shared), counts
+
+
+def written_lines(worked: Array, ranks: NDArray[np.int64], scale: float) -> dict[str, Array]:
+    """What workers write of their log lines in case they are killed, (runs,), as `fsd_core.worker.lines` does. ``worked``: (runs, replicas,
+    ranks of a replica) seconds from a claim to the record; ``ranks``: (replicas, ranks of a replica) their numbers; ``scale``: replicas for
+    each one that is simulated.
+    """
+    waits = np.minimum(SLOWEST_S, np.array([first_s(rank) for rank in ranks.ravel().tolist()])[:, None] * 2 ** np.arange(LINES_PUTS))
+    puts = (worked.reshape(len(worked), -1, 1) > np.cumsum(waits, axis=1)).sum(axis=(1, 2)) * scale
+    return {"object_puts": puts, "object_bytes_written": LINES_BYTES * puts}

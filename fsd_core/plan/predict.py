@@ -20,7 +20,7 @@ from fsd_core.partition import Parallel
 from fsd_core.plan.cores import cores
 from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
-from fsd_core.plan.ending import recorded
+from fsd_core.plan.ending import recorded, written_lines
 from fsd_core.plan.following import collected, written_pieces
 from fsd_core.plan.launching import BEGIN_S, launched, prepared
 from fsd_core.plan.received import Tables
@@ -30,7 +30,6 @@ from fsd_core.plan.split import Split
 from fsd_core.protocol.records import HEAD_BYTES
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
-from fsd_core.worker.lines import FIRST_S, SLOWEST_S
 from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
 __all__ = ["PARTS", "Platform", "Prediction", "middle", "predict", "predict_each"]
@@ -38,8 +37,6 @@ __all__ = ["PARTS", "Platform", "Prediction", "middle", "predict", "predict_each
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
 VALUES = 400_000  # about the numbers in one array of the simulation
-# The seconds after which a worker writes its lines, one after the other, as `fsd_core.worker.lines` does, and about their bytes.
-LINES_S, LINES_BYTES = np.minimum(SLOWEST_S, FIRST_S * 2 ** np.arange(14)), 1200
 REPORT_BYTES = 110  # of a report of progress
 HOST_S = 0.34  # until the process that forks the functions of a run on this machine has started: 0.32 to 0.47 s, measured
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
@@ -240,10 +237,9 @@ def predict_each(
         around.counts.update(object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     scale = len(split.batches) / split.replica_batches  # the counts of a flow are those of one replica for all its micro-batches
     timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
-    working_ranks = records.reshape(-1, shape.parts) - _of(begun.ready, shape, some)
-    said = (working_ranks[:, :, None] > np.cumsum(LINES_S)).reshape(count, -1).sum(axis=1) * (shape.data / replicas)
-    timed |= {"object_puts": said, "object_bytes_written": LINES_BYTES * said}
-    for more in (heard, {"object_gets": ended.gets, "object_lists": ended.lists}):
+    worked = records - _of(begun.ready, shape, some).reshape(records.shape)
+    lines = written_lines(worked, some[:, None] * shape.parts + np.arange(shape.parts), shape.data / replicas)
+    for more in (heard, lines, {"object_gets": ended.gets, "object_lists": ended.lists}):
         timed |= {name: timed.get(name, 0.0) + counts for name, counts in more.items()}
     found = []
     for number, platform in enumerate(platforms):

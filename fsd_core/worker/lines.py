@@ -1,12 +1,13 @@
 """Writes the log lines of a worker into the object store, because a worker that is killed cannot send its lines any more.
 
 A worker that succeeds has its lines in its record. A worker that fails writes the object `RunKeys.log`. A worker that works for more than
-`FIRST_S` seconds also writes this object from time to time, because it may be killed. So a run of a few seconds makes no request for its
-lines.
+`FIRST_S` seconds also writes this object from time to time, because it may be killed: see `first_s`. So a run of a few seconds makes no
+request for its lines, and the workers of a large run do not make theirs at the same time.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import suppress
@@ -19,20 +20,27 @@ from fsd_core.storage.meter import Meter
 from fsd_core.storage.retry import Retry
 from fsd_core.storage.store import Store
 
-__all__ = ["Lines", "leave"]
+__all__ = ["Lines", "first_s", "leave"]
 
-FIRST_S = 8.0  # from the claim to the first write, if there are new lines; most runs end sooner
+FIRST_S = 8.0  # from the claim to the first write of rank 0, if there are new lines; most runs end sooner
+SPREAD = (math.sqrt(5) - 1) / 2  # the fractions of the multiples of this number are spread evenly, however many there are
 SLOWEST_S = 80.0  # the time between two writes doubles up to this
 DEBUG_S = 1.0  # the time between two writes at the level debug
 JOIN_S = 5.0
 LEAVE_S = 2.0  # how long a worker that failed tries to write its lines
 
 
-class Lines:
-    """Writes the lines of ``journal`` to the object ``key``, in a separate thread, from `start` to `finish`. Ignores errors."""
+def first_s(rank: int) -> float:
+    """Seconds from the claim of a rank to its first write: `FIRST_S` to twice as long, evenly spread over the ranks."""
+    return FIRST_S * (1 + rank * SPREAD % 1)
 
-    def __init__(self, journal: Journal, driver: ObjectDriver, key: str, deadline: float, meter: Meter) -> None:
+
+class Lines:
+    """Writes the lines of ``journal`` of a rank to the object ``key``, in a separate thread, from `start` to `finish`. Ignores errors."""
+
+    def __init__(self, journal: Journal, rank: int, driver: ObjectDriver, key: str, deadline: float, meter: Meter) -> None:
         self._journal = journal
+        self._rank = rank
         self._key = key
         self._over = threading.Event()
         self._store = Store(driver, Retry(deadline, meter, stop=self._over))
@@ -45,7 +53,7 @@ class Lines:
 
     def _write(self, level: str) -> None:
         written = self._journal.count  # these lines are in the claim
-        wait_s = DEBUG_S if level == DEBUG else FIRST_S
+        wait_s = DEBUG_S if level == DEBUG else first_s(self._rank)
         while not self._over.wait(wait_s):
             wait_s = wait_s if level == DEBUG else min(SLOWEST_S, 2 * wait_s)
             count = self._journal.count

@@ -167,7 +167,7 @@ class Worker:
             latency = Latency.unpack(config.latency)
         self.wrappers = RunWrappers(self.meter, self.retry, self.rank, self.launch.attempt, faults=faults, latency=latency)
         self.store.driver = self.wrappers.objects(self.objects, since=self.began_monotonic)
-        self.lines = lines.Lines(self.journal, self.store.driver, self.keys.log(self.rank), self.launch.deadline, self.meter)
+        self.lines = lines.Lines(self.journal, self.rank, self.store.driver, self.keys.log(self.rank), self.launch.deadline, self.meter)
         self.lines.start(config.log)
         self.recovery.on, self.recovery.beside = config.recovery, not config.queued
         spawner = self._start_children(config)
