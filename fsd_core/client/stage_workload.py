@@ -31,7 +31,9 @@ from fsd_core.partition import Parallel
 from fsd_core.partition.graph_stages import Division, GraphStage
 from fsd_core.partition.stages import DENSE_SHARE, WORK_S
 from fsd_core.plan.batches import Batches
+from fsd_core.plan.coding import Coding
 from fsd_core.plan.kept import digest
+from fsd_core.plan.pace import python_pace
 from fsd_core.plan.split import EMPTY_BYTES, Split, Step
 from fsd_core.plan.workload import doubles, factors
 from fsd_core.protocol.stage_shard import CHUNK_BYTES, HEAD_BYTES
@@ -233,6 +235,8 @@ class StageWorkload:
         tensor = work.parallel.tensor
         lasts = [max((each.step for each in stage.sections), default=0) for stage in ranks]
         starts = [0, *(max(lasts[: stage * tensor]) for stage in range(1, work.parallel.pipeline))]
+        input_bytes = np.array([_beyond(sum(coded(stage.inputs)), stage.inputs) for stage in ranks])
+        output_bytes = np.array([_beyond(sum(coded(stage.outputs)), stage.outputs) for stage in ranks])
         return Split(
             parallel=work.parallel,
             samples=samples,
@@ -242,10 +246,13 @@ class StageWorkload:
             work_s=measured.sample_s * samples * adds / adds.sum(),
             ready_s=ready_s,
             reads=tuple(_reads(*_shard_bytes(work.division, each)) for each in ranks),
-            input_bytes=np.array([_beyond(sum(coded(stage.inputs)), stage.inputs) for stage in ranks]),
-            output_bytes=np.array([_beyond(sum(coded(stage.outputs)), stage.outputs) for stage in ranks]),
+            input_bytes=input_bytes,
+            output_bytes=output_bytes,
+            input_s=input_bytes / VALUE_BYTES * Coding().decode_s,
+            output_s=output_bytes / VALUE_BYTES * Coding().encode_s,
             loads_first=True,
             cores=measured.cores,
+            python=python_pace(),
             notes=_notes(measured.sampled, samples),
         )
 

@@ -21,6 +21,8 @@ from fsd_core.kernel import Block, Finish, Fused, Weights, compiled, stacked, we
 from fsd_core.model import Csr, Layer, Model
 from fsd_core.model.activation import activate
 from fsd_core.partition.stages import DENSE_SHARE, WORK_S
+from fsd_core.plan.coding import Coding, measured
+from fsd_core.plan.pace import python_pace
 from fsd_core.plan.split import EMPTY_BYTES
 
 __all__ = ["BUDGET_S", "DENSE_BYTES", "Facts", "described", "fewer", "learn", "order"]
@@ -30,7 +32,7 @@ FIRST_SAMPLES = 64  # of the first pass, which shows how many samples the time a
 FIRST_SHARE = 0.4  # of the time, at most, for the first pass
 ONWARD_SAMPLES = 16  # live ones that go on through the layers that the time does not reach: they show how many samples stay live
 ONWARD_WORK = 200_000_000  # multiplications with these at most: fewer samples go on through a large model, and none through a huge one
-PROBE_SHARE = 0.2  # of the time, to measure the kernel
+PROBE_SHARE = 0.2  # of the time, to measure the kernel, and as much to measure the codec
 KEPT_VALUES = 1 << 26  # activations that are kept, to be encoded: 256 MB
 FIRST_VALUES = KEPT_VALUES // 4  # of these for the first layers, which have most live samples; all layers share the rest equally
 DENSE_BYTES = 4.0  # of an activation of which nothing is known
@@ -52,6 +54,8 @@ class Facts:
     ready_s: NDArray[np.float64]  # seconds of one core of this machine to make the weights ready to multiply
     blocks: tuple[Block | None, ...]  # (layers + 1,) what enters each layer, and the output, for `sampled` samples or fewer live ones
     shares: NDArray[np.float64]  # (layers + 1,) the share of the live samples of the whole input that the block has
+    codings: tuple[Coding, ...]  # (layers + 1,) how long the activations take to encode and to decode
+    python: float = 1.0  # see `fsd_core.plan.pace`
 
     @property
     def error(self) -> float:
@@ -103,7 +107,7 @@ def learn(model: Model, inputs: Any, budget_s: float = BUDGET_S) -> Facts:
     _onward(model, found)
     if not found.probes:
         _probe(model, found, budget_s * PROBE_SHARE)
-    return _facts(model, samples, found)
+    return _facts(model, samples, found, measured(found.blocks, time.monotonic() + budget_s * PROBE_SHARE))
 
 
 def described(widths: Sequence[int], samples: int) -> Facts:
@@ -127,6 +131,7 @@ def described(widths: Sequence[int], samples: int) -> Facts:
         ready_s=(nonzeros / WORK_S).astype(np.float64),
         blocks=(None,) * (layers + 1),
         shares=np.ones(layers + 1),
+        codings=(Coding(),) * (layers + 1),
     )
 
 
@@ -279,7 +284,7 @@ def order(samples: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     return spread
 
 
-def _facts(model: Model, samples: int, found: _Pass) -> Facts:
+def _facts(model: Model, samples: int, found: _Pass, codings: Sequence[Coding]) -> Facts:
     layers, scale, reached = model.layers, samples / found.count, found.reached
     nonzeros = np.array([layer.nonzeros for layer in layers], np.int64)
     rows = np.array([layer.outputs for layer in layers], np.int64)
@@ -310,4 +315,6 @@ def _facts(model: Model, samples: int, found: _Pass) -> Facts:
         ready_s=ready_s,
         blocks=(*found.blocks, *[None] * (len(layers) + 1 - len(found.blocks))),
         shares=np.maximum(shares, 1e-9),
+        codings=(*codings, *[codings[-1]] * (len(layers) + 1 - len(codings))),
+        python=python_pace(),
     )

@@ -35,10 +35,10 @@ from fsd_core.worker.progress import INTERVAL_S, REPORTS
 __all__ = ["PARTS", "Platform", "Prediction", "middle", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
+HOST_S = 0.34  # until the process that forks the functions of a run on this machine has started: 0.32 to 0.47 s, measured
 RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
 VALUES = 400_000  # about the numbers in one array of the simulation
 REPORT_BYTES = 110  # of a report of progress
-HOST_S = 0.34  # until the process that forks the functions of a run on this machine has started: 0.32 to 0.47 s, measured
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
 
 
@@ -206,7 +206,8 @@ def predict_each(
         computes = float(flow.compute.mean())
         crowd = first.crowd(split, computes, float((flow.done.max(axis=1) - flow.load).mean()) - computes)
     prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, split.reads))))
-    begun = launched(whole, shape.workers, branching, cold, Cpu(pace, crowd).seconds(BEGIN_S), HOST_S if first.crowded else 0.0)
+    begins = Cpu(pace, crowd).seconds(BEGIN_S * split.python)
+    begun = launched(whole, shape.workers, branching, cold, begins, HOST_S if first.crowded else 0.0)
     some = np.arange(replicas) * shape.data // replicas
     inner = Sampler(first.table, count * replicas, seed + 1, like=whole, copies=replicas, first=np.tile(some * shape.parts, count))
     gain = np.repeat([each.gain(split) for each in platforms], runs)[:, None]

@@ -11,7 +11,6 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core.partition.stages import DECODE_S, ENCODE_S
 from fsd_core.plan.counts import Exchange
 from fsd_core.plan.split import Split
 
@@ -46,6 +45,7 @@ class Tables:
 
     def __init__(self, split: Split, channel: str) -> None:
         self._tensor, self._share, self._channel = split.parallel.tensor, split.share, channel
+        self._payload_s = PAYLOAD_S * split.python
         self._received: dict[tuple[int, int], Received] = {}
         self._encoding: dict[tuple[int, int], Array] = {}
 
@@ -54,7 +54,7 @@ class Tables:
         step, key = each.step, (each.step.layer, stage)
         if key not in self._encoding:
             mine = step.sources // self._tensor == stage
-            work = step.values(self._share)[mine] * ENCODE_S + PAYLOAD_S
+            work = step.coding.encodes(step.values(self._share)[mine]) + self._payload_s
             self._encoding[key] = self._summed(step.sources[mine] - stage * self._tensor, work)
         return self._encoding[key]
 
@@ -93,7 +93,7 @@ class Tables:
             group_messages=np.maximum(pieces, 1.0) / groups if some else none,
             messages=np.concatenate([np.where(which, pieces / groups, 0.0) for which in some], axis=1) if some else none,
             mean_bytes=float(each.payloads[~each.stored].sum() / max(1.0, each.pieces[~each.stored].sum())) if some else 0.0,
-            decoding=self._summed(rows, step.values(self._share) * DECODE_S + PAYLOAD_S),
+            decoding=self._summed(rows, step.coding.decodes(step.values(self._share)) + self._payload_s),
         )
 
     def _summed(self, ranks: NDArray[np.int64], values: Array) -> Array:

@@ -90,6 +90,7 @@ class Simulation:
         self.inboxes = [Inbox(sampler, outline, shared, eager) for shared in self.shared]
         self.bundles = [Bundles(sampler, outline, shared, eager) for shared in self.shared]
         self.work = split.work_s * split.share
+        self.inputs, self.outputs = split.input_s * split.share, split.output_s * split.share
         self.inside, self.leaving = self._inside(), self._leaving()
         self.cpu_used = np.zeros(sampler.runs)
         self.tables = Tables(split, channel) if tables is None else tables
@@ -139,7 +140,7 @@ class Simulation:
                 waits = ready[stage] if batch == 0 or not self.keep else None
                 if batch and not self.keep:
                     (waits,) = self._loaded([stage], [free[stage]])
-                free[stage] = self._stage(stage, first, last, free[stage], waits, sent)
+                free[stage] = self._stage(stage, first, last, free[stage], waits, sent) + self._spend(self.outputs[self._ranks(stage)])
                 if self.leaving[stage]:
                     free[stage] = free[stage] + sum(self._encode(each, stage) for each in self.leaving[stage])
                 sent.append(free[stage])
@@ -227,7 +228,8 @@ class Simulation:
             now, ready = ready[-1] + self._prepared(stage), None
         if (crossing := self.exchanges.get(first + 1)) is not None and sent:
             now = self._receive(crossing, stage, now, [*sent, now])
-        own = self._spend(work / self.cpu.gain + (prepare if ready is not None else 0.0) + STEP_S * (last - first))
+        now = now + self._spend(self.inputs[ranks])
+        own = self._spend(work / self.cpu.gain + (prepare if ready is not None else 0.0) + STEP_S * self.split.python * (last - first))
         if not inside:
             now = now + own
             return now if ready is None else np.maximum(now, ready[-1] + own / max(1, len(ready)))

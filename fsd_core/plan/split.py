@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.partition import Parallel
+from fsd_core.plan.coding import Coding
 
 __all__ = ["EMPTY_BYTES", "Split", "Step"]
 
@@ -28,6 +29,7 @@ class Step:
     waits: float = 0.5  # the share of the layer's work that waits for what travels
     empty: float = EMPTY_BYTES  # bytes of a payload without samples
     weight: float = 1.0  # it stands for so many steps
+    coding: Coding = attrs.field(factory=Coding)  # of its values
 
     def payloads(self, share: float) -> NDArray[np.float64]:
         """The bytes of each payload for a share of the samples."""
@@ -56,8 +58,11 @@ class Split:
     reads: tuple[tuple[float, ...], ...]  # by rank: the bytes of each read of its shard; the first one reads the head
     input_bytes: NDArray[np.float64]  # (ranks,) beyond those of an empty input; 0: the rank reads none
     output_bytes: NDArray[np.float64]  # (ranks,) beyond those of an empty output; 0: the rank writes none
+    input_s: NDArray[np.float64]  # (ranks,) seconds to decode the input
+    output_s: NDArray[np.float64]  # (ranks,) seconds to encode the output
     loads_first: bool = False  # a rank loads and prepares all its layers before it receives anything, and keeps them
     cores: float = 1.0  # so many cores shorten the computing of a rank, if its function has them
+    python: float = 1.0  # see `fsd_core.plan.pace`
     live: tuple[float, ...] | None = None  # the share of the samples that are live before each layer, and at the end; `None`: all
     error: float = 0.0
     notes: tuple[str, ...] = ()

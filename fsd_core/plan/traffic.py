@@ -136,7 +136,7 @@ def _step(
     """What travels before a layer. ``again``: whether a pair sent before, in the same micro-batch. ``pairs``: see `StepSizes`."""
     waits = float(rows.sum() / max(1.0, rows.sum() + float(facts.widths[layer - 1])))
     found = np.where(again, sizes.changes, sizes.live) + (sizes.fixed + rows * sizes.row) * pairs - sizes.fixed
-    return Step(layer, sources, targets, rows, found, float(facts.live[layer - 1]), waits, empty=sizes.fixed)
+    return Step(layer, sources, targets, rows, found, float(facts.live[layer - 1]), waits, sizes.fixed, coding=facts.codings[layer - 1])
 
 
 def _split(
@@ -165,6 +165,9 @@ def _split(
         reads=_all_reads(segments),
         input_bytes=_encoded(facts.whole[0], inputs / float(facts.widths[0])),
         output_bytes=_encoded(facts.whole[1], last / max(1.0, float(last.sum()))),
+        input_s=inputs * facts.live[0] * facts.codings[0].decode_s,
+        output_s=last * facts.live[-1] * facts.codings[-1].encode_s,
+        python=facts.python,
         live=tuple((facts.live / facts.samples).tolist()),
         error=facts.error,
         notes=tuple(_notes(facts, exact=exact or parallel.tensor == 1)),
