@@ -29,8 +29,9 @@ from fsd_core.partition import Parallel
 from fsd_core.plan import making
 from fsd_core.plan.choose import OBJECTIVES, Candidate, Wishes, choose, compare, front
 from fsd_core.plan.facts import described, learn
+from fsd_core.plan.keeping import kept_objects
 from fsd_core.plan.making import Plan, _above, nothing
-from fsd_core.plan.predict import Prediction, _written
+from fsd_core.plan.predict import Prediction
 from fsd_core.plan.pricing import Priced, priced
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.servers import Servers, servers
@@ -311,6 +312,6 @@ def test_an_activation_of_which_nothing_is_known_takes_four_bytes() -> None:
 
 def test_what_a_rank_kept_is_in_objects_and_in_its_record() -> None:
     """Each object has 32 MB, a record up to 16 MB."""
-    objects, left = _written(np.array([0.0, 15.0, 20.0, 33.0, 100.0, 120.0]) * (1 << 20))
+    objects, left = kept_objects(np.array([0.0, 15.0, 20.0, 33.0, 100.0, 120.0]) * (1 << 20))
     assert objects.tolist() == [0, 0, 1, 1, 3, 4]
     assert (left / (1 << 20)).tolist() == [0, 15, 0, 1, 4, 0]

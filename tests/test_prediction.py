@@ -36,7 +36,7 @@ from fsd_core.plan.counts import exchange
 from fsd_core.plan.ending import recorded, written_lines
 from fsd_core.plan.facts import Facts, fewer, learn, order
 from fsd_core.plan.launching import Begun
-from fsd_core.plan.polling import Bundles, Inbox
+from fsd_core.plan.polling import LATE_S, Bundles, Inbox
 from fsd_core.plan.predict import PARTS, Platform, middle, predict
 from fsd_core.plan.row_workload import RowWorkload
 from fsd_core.plan.sample import Sampler
@@ -343,7 +343,7 @@ def test_a_receive_brings_what_is_there() -> None:
     inbox = Inbox(sampler, local, np.zeros((1, 1)), False)
     arrives = np.array([[[1.0, 1.0, 2.0, np.inf]]])
     done = inbox.receive(np.array([[0.5]]), arrives, np.array([[1.0, 1.0, 1.0, 0.0]]), 100.0)
-    assert done == pytest.approx(2.0)
+    assert done == pytest.approx(2.0 + LATE_S)
     assert inbox.receives == [2]  # one for the two at 1.0, one for the third
     inbox.receive(np.array([[3.0]]), np.array([[[1.5, np.inf, np.inf, np.inf]]]), np.array([[1.0, 0.0, 0.0, 0.0]]), 100.0)
     assert inbox.receives == [3]  # the message came at 1.5, and a receive of the step before brought it alone
@@ -419,6 +419,7 @@ def test_rank_0_acknowledges_the_end_with_what_it_has() -> None:
             channel="queue",
             eager=False,
             workers=4,
+            ranks=np.arange(4)[None],
         )
         assert counts["ack_requests"] == [acks]
 

@@ -20,7 +20,7 @@ from hashlib import blake2b
 from fsd_core.latency.spec import Latency
 from fsd_core.latency.table import Row
 
-__all__ = ["TAIL_INDEX", "Z90", "Z99", "Draws", "function", "hour", "quantile_ms"]
+__all__ = ["TAIL_INDEX", "Z90", "Z99", "Draws", "function", "hour", "quantile_ms", "request"]
 
 TAIL_INDEX = 4.0  # measured: 3.3 to 4.6 for the slowest 1 % and 0.1 % of requests to S3
 _THREE = struct.Struct("<3Q")
@@ -50,12 +50,20 @@ def function(seed: int, rank: int, attempt: int = 0) -> float:
     return _numbers(f"{seed}/{rank}/{attempt}/function")[0]
 
 
+def request(seed: int, rank: int, verb: str, number: int, attempt: int = 0) -> tuple[float, float]:
+    """The normal score and the uniform number of a request of one function of a run with this seed.
+
+    ``number``: earlier requests of ``verb``.
+    """
+    return _numbers(f"{seed}/{rank}/{attempt}/{verb}/{number}")
+
+
 class Draws:
     """The draws of one function. ``rank`` -1 is the client. Thread-safe."""
 
     def __init__(self, latency: Latency, rank: int, attempt: int) -> None:
         self.latency = latency
-        self._key = f"{latency.seed}/{rank}/{attempt}"
+        self._function = latency.seed, rank, attempt
         table = latency.table
         own = function(latency.seed, rank, attempt)
         self._shared = math.sqrt(table.hour_share) * hour(latency.seed) + math.sqrt(table.function_share) * own
@@ -83,7 +91,8 @@ class Draws:
         with self._lock:
             number = self._counts[verb]
             self._counts[verb] += 1
-        return _numbers(f"{self._key}/{verb}/{number}")
+        seed, rank, attempt = self._function
+        return request(seed, rank, verb, number, attempt)
 
 
 def _numbers(text: str) -> tuple[float, float]:

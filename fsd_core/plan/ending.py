@@ -31,26 +31,34 @@ def recorded(
     channel: str,
     eager: bool,
     workers: int,
+    ranks: NDArray[np.int64],
+    before: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """When each rank has written its record, (runs, replicas, ranks), and what rank 0 requests to hear of the outputs of others, (runs,).
 
     ``shared``: see `Sampler.functions`. ``done``: when a rank has computed and sent everything; ``outputs``: when its output is written,
     minus infinity where it writes none. ``tokens``: (runs,) messages that rank 0 has not acknowledged before.
-    ``workers``: ranks of the run, of which some replicas are simulated.
+    ``workers``: ranks of the run, of which some replicas are simulated; ``ranks``: (replicas, ranks) the numbers of those. ``before``: puts
+    and messages that each rank of a replica made before, (ranks,), if that is known.
     """
+
+    def next_(verb: str, number: int, later: NDArray[np.bool_] | int = 0) -> Array:
+        """The seconds of a request that is the next one of its verb. ``number``: in ``before``; ``later``: more requests before it."""
+        return sampler.draw(verb, shared) if before is None else sampler.numbered(verb, before[number] + later, ranks, shared)
+
     ends, counts = np.maximum(done, outputs), dict[str, Array]()
+    stored, tells = channel == "object", np.zeros(outputs.shape, bool)
     if workers > 1:
         tells = np.isfinite(outputs)
         tells[:, 0, 0] = False
-        stored = channel == "object"
         # A rank leaves its queue once all messages are acknowledged. If it has an output, it sends that to rank 0 at the same time.
         left = np.zeros_like(ends) if stored else sampler.draw("ack", shared)
-        sent = np.where(tells, sampler.draw("put" if stored else "publish", shared), 0.0)
+        sent = np.where(tells, next_("put", 0) if stored else sampler.draw("publish", shared), 0.0)
         asked = ends[:, 0, :1].copy()
         ends = ends + np.maximum(left, sent)
         if tells.any():
             each = np.flatnonzero(tells[0].reshape(-1))
-            heard = (outputs + (sent if stored else sampler.draw("deliver", shared))).reshape(len(ends), 1, -1)[:, :, each]
+            heard = (outputs + (sent if stored else next_("deliver", 1))).reshape(len(ends), 1, -1)[:, :, each]
             scale = workers / tells[0].size  # replicas that are not simulated send it too
             if stored:
                 bundles = Bundles(sampler, outline, shared[:, 0, :1], eager)
@@ -66,7 +74,7 @@ def recorded(
                 counts["ack_requests"] = inbox.acks - np.ceil(tokens / outline.messages.batch_messages)  # those of the tokens are counted
                 last = last + sampler.draw("ack", shared[:, 0, :1])
             ends[:, 0, :1] = np.maximum(ends[:, 0, :1], last)
-    return ends + sampler.draw("put", shared), counts
+    return ends + next_("put", 0, tells if stored else 0), counts
 
 
 def written_lines(worked: Array, ranks: NDArray[np.int64], scale: float) -> dict[str, Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import attrs
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +11,15 @@ from numpy.typing import NDArray
 from fsd_core.plan.sample import Sampler
 from fsd_core.protocol.spawn import THREADS
 
-__all__ = ["BEGIN_S", "Begun", "launched", "prepared"]
+__all__ = ["BEGIN_S", "Begun", "forked", "launched", "prepared"]
 
 Array = NDArray[np.float64]
 ROOTS = 128  # ranks that the client starts itself: `fsd_core.client.job.ROOTS`
 UPLOADS = 8  # at once: `fsd_core.client.stage.UPLOADS`
 BEGIN_S = 0.02  # core seconds from the start of a function to its claim, beside its requests
+HOST_S = 0.35  # until the process has started that forks the functions of a run on this machine: measured, 0.32 to 0.47 s
+HOST_FORK_S = 0.01  # core seconds from one fork to the next, in which the functions that it forked before use the cores too
+_CLAIM = ("get", "put")  # the first requests of a worker, at once
 FORK_S = 0.05  # until a function begins where no table says it: a process of this machine
 
 
@@ -35,13 +40,21 @@ def prepared(sampler: Sampler, *, staged: bool, puts: int, put_bytes: float) -> 
     """(runs,) seconds of the client before the launch: it leases a slot, looks for staged content and stages what is missing."""
     client = sampler.client()
     # It looks for a free slot and for both manifests at once, over three connections, then creates the lease.
-    looks = [sampler.draw("connect", client) + sampler.draw(verb, client) for verb in ("list", "get", "get")]
-    took = np.maximum.reduce(looks) + sampler.draw("put", client)
+    looks = [("list", 0), ("get", 0), ("get", 1)]
+    connects = [sampler.numbered("connect", number, -1, client) for number in range(len(looks))]
+    took = np.maximum.reduce([connects[at] + sampler.numbered(*look, -1, client) for at, look in enumerate(looks)])
+    took = took + sampler.numbered("put", 0, -1, client)
     if not staged:
         waves = -(-puts // UPLOADS)
         took = took + sampler.draw("put", client[:, None], (sampler.runs, min(waves, 64))).sum(axis=1) * max(1.0, waves / 64)
         took = took + sampler.transfer("put", "write", put_bytes)
     return np.asarray(took)
+
+
+def forked(workers: int, python: float) -> Array:
+    """(workers,): the seconds from the launch until this machine has forked each function. ``python``: see `fsd_core.plan.pace`."""
+    crowd = np.maximum(1.0, np.arange(1, workers + 1) / (os.cpu_count() or 1))
+    return HOST_S + HOST_FORK_S * python * np.cumsum(crowd)
 
 
 def launched(sampler: Sampler, workers: int, branching: int, cold: NDArray[np.bool_], begin_s: Array, host_s: float = 0.0) -> Begun:
@@ -53,10 +66,10 @@ def launched(sampler: Sampler, workers: int, branching: int, cold: NDArray[np.bo
     client, shared = sampler.client(), sampler.functions(ranks)
     starts = np.maximum(FORK_S, sampler.starts(cold, ranks, shared))
     # A worker claims its rank while it looks for an abort, then reads the configuration.
-    claims = np.maximum(*(sampler.draw("connect", shared) + sampler.draw(verb, shared) for verb in ("put", "get")))
-    claims = claims + sampler.draw("get", shared) + begin_s
+    looks = [sampler.numbered("connect", at, ranks, shared) + sampler.numbered(verb, 0, ranks, shared) for at, verb in enumerate(_CLAIM)]
+    claims = np.maximum(*looks) + sampler.numbered("get", 1, ranks, shared) + begin_s
     began = np.zeros((runs, workers))
-    put = sampler.draw("put", client)
+    put = sampler.numbered("put", 1, -1, client)
     free = np.repeat(put[:, None], THREADS, axis=1)
     for at in range(0, first, THREADS):
         some = slice(at, min(first, at + THREADS))

@@ -18,6 +18,7 @@ __all__ = ["Bundles", "Inbox"]
 
 Array = NDArray[np.float64]
 LOOK_S = 1.0  # a rank that finds no bundle looks for failures and for news, in turns, if it did not for so long
+LATE_S = 1e-3  # from the delivery of a message until a receive that waits for it returns, with what was delivered meanwhile
 POLLS = 60  # of one bundle: by then the pauses are half a second
 _sum = np.add.reduce  # as `numpy.sum`, which takes three times as long for small arrays
 
@@ -82,7 +83,7 @@ class Inbox:
         done, now = asked.copy(), asked.copy()
         while (open_ := have < total).any():
             every = bool(open_.all())  # the usual case: then nothing has to be chosen
-            looked = np.maximum(now, order.take(rows + np.minimum(have, order.shape[2] - 1)))
+            looked = np.maximum(now, order.take(rows + np.minimum(have, order.shape[2] - 1)) + LATE_S)
             looked = looked if every else np.where(open_, looked, now)
             self._wait(now, looked, copies)
             got = np.maximum(np.minimum(_sum(order <= looked[:, :, None], 2) - have, most), 1)

@@ -12,8 +12,6 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from fsd_core.channel.hybrid import NOTICE_BYTES
-from fsd_core.channel.kept import KEPT_BYTES, KEPT_ENTRY_BYTES, RECORD_BYTES
 from fsd_core.cost import Tariff, Usage, bill
 from fsd_core.latency import Latency, Table
 from fsd_core.partition import Parallel
@@ -22,7 +20,8 @@ from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
 from fsd_core.plan.ending import recorded, written_lines
 from fsd_core.plan.following import collected, written_pieces
-from fsd_core.plan.launching import BEGIN_S, launched, prepared
+from fsd_core.plan.keeping import kept_objects, queued_bytes
+from fsd_core.plan.launching import BEGIN_S, forked, launched, prepared
 from fsd_core.plan.received import Tables
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.simulate import Cpu, Simulation
@@ -35,7 +34,6 @@ from fsd_core.worker.progress import INTERVAL_S, REPORTS
 __all__ = ["PARTS", "Platform", "Prediction", "middle", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
-HOST_S = 0.34  # until the process that forks the functions of a run on this machine has started: 0.32 to 0.47 s, measured
 RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
 VALUES = 400_000  # about the numbers in one array of the simulation
 REPORT_BYTES = 110  # of a report of progress
@@ -207,7 +205,8 @@ def predict_each(
         crowd = first.crowd(split, computes, float((flow.done.max(axis=1) - flow.load).mean()) - computes)
     prepare = prepared(whole, staged=staged, puts=shape.parts * 2, put_bytes=float(sum(map(sum, split.reads))))
     begins = Cpu(pace, crowd).seconds(BEGIN_S * split.python)
-    begun = launched(whole, shape.workers, branching, cold, begins, HOST_S if first.crowded else 0.0)
+    forks = forked(shape.workers, split.python) if first.crowded else np.zeros(shape.workers)
+    begun = launched(whole, shape.workers, branching, cold, begins, float(forks[-1]))
     some = np.arange(replicas) * shape.data // replicas
     inner = Sampler(first.table, count * replicas, seed + 1, like=whole, copies=replicas, first=np.tile(some * shape.parts, count))
     gain = np.repeat([each.gain(split) for each in platforms], runs)[:, None]
@@ -217,7 +216,11 @@ def predict_each(
     load, compute = (each.reshape(count, replicas).mean(axis=1) for each in (flow.load, flow.compute))
     done, outputs, shared = (each.reshape(count, replicas, shape.parts) for each in (flow.done, flow.outputs, flow.shared))
     tokens = flow.tokens.reshape(count, replicas)[:, 0]
-    records, heard = recorded(whole, outline, shared, done, outputs, tokens, channel=channel, eager=eager, workers=shape.workers)
+    ranks = some[:, None] * shape.parts + np.arange(shape.parts)
+    made = simulation.order.ended(split.replica_batches) if simulation.order.certain else None
+    records, heard = recorded(
+        whole, outline, shared, done, outputs, tokens, channel=channel, eager=eager, workers=shape.workers, ranks=ranks, before=made
+    )
     output = float(around.output_bytes.sum()) * len(split.batches)
     writers = around.output_bytes > 0
     pieces, objects = written_pieces(outputs, writers, len(split.batches), shape.data), int(writers.sum()) * len(split.batches)
@@ -230,16 +233,16 @@ def predict_each(
     working = written - launch
     lasted = records.reshape(-1, shape.parts) - _of(begun.began, shape, some)  # (runs x replicas, ranks) of a function
     bytes_by_rank = _bytes_by_rank(split)
-    kept = _queued_bytes(split, simulation) if recovery else np.zeros(shape.parts)
+    kept = queued_bytes(split, simulation.exchanges.values(), channel) if recovery else np.zeros(shape.parts)
     if recovery:
         # A rank writes what it kept: as objects, and the rest in its record, of which the client reads no more than the beginning.
-        shelved, left = _written(np.tile(kept, shape.data))
+        shelved, left = kept_objects(np.tile(kept, shape.data))
         around.counts.update(object_puts=int(shelved.sum()), object_bytes_written=int(shape.data * kept.sum()))
         around.counts.update(object_bytes_read=int(np.minimum(left, HEAD_BYTES - OWN_BYTES).sum()))
     scale = len(split.batches) / split.replica_batches  # the counts of a flow are those of one replica for all its micro-batches
     timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
     worked = records - _of(begun.ready, shape, some).reshape(records.shape)
-    lines = written_lines(worked, some[:, None] * shape.parts + np.arange(shape.parts), shape.data / replicas)
+    lines = written_lines(worked, ranks, shape.data / replicas)
     for more in (heard, lines, {"object_gets": ended.gets, "object_lists": ended.lists}):
         timed |= {name: timed.get(name, 0.0) + counts for name, counts in more.items()}
     found = []
@@ -249,7 +252,7 @@ def predict_each(
         of_runs = {name: middle(counts[own], len(first.seeds)) for name, counts in timed.items()}
         meter = _meter(split, simulation, around.counts, of_runs, float(working[own].mean()))
         typical = _typical(lasted[inside].reshape(runs, replicas, -1), _of(begun.starts, shape, some)[inside].reshape(runs, replicas, -1))
-        usd, by_service = _bill(platform, meter, *typical, shape.data, float(total[own].mean()))
+        usd, by_service = _bill(platform, meter, *typical, shape.data, float(total[own].mean()), float(forks.mean()))
         median = middle(total[own], len(first.seeds))
         high = max(median, float(np.quantile(total[own], 0.95)))
         found.append(
@@ -316,26 +319,6 @@ def middle(values: NDArray[np.float64], seeds: int) -> float:
     return float(np.median(values[: len(values) // several * several].reshape(-1, several), axis=1).mean())
 
 
-def _queued_bytes(split: Split, simulation: Simulation) -> NDArray[np.float64]:
-    """(ranks of a replica,) bytes that a rank sends through queues."""
-    sent = np.zeros(split.parallel.parts)
-    for each in simulation.exchanges.values() if simulation.channel != "object" else ():
-        queued = (np.where(each.stored, NOTICE_BYTES, each.payloads) + KEPT_ENTRY_BYTES) * each.step.weight * split.replica_batches
-        sent += np.bincount(each.step.sources, queued, len(sent))
-    return sent
-
-
-def _written(kept: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of ranks that kept so many bytes: how many objects they wrote, and the bytes in their records. See `fsd_core.channel.kept.Kept`.
-
-    Their functions have the memory for the whole budget.
-    """
-    objects = np.floor(kept / (KEPT_BYTES // 2))
-    left = kept - objects * (KEPT_BYTES // 2)
-    more = left > RECORD_BYTES
-    return objects + more, np.where(more, 0.0, left)
-
-
 def _bytes_by_rank(split: Split) -> NDArray[np.float64]:
     found = np.zeros(split.parallel.parts)
     for step in split.steps:
@@ -356,15 +339,21 @@ def _typical(lasts: NDArray[np.float64], starts: NDArray[np.float64]) -> tuple[N
 
 
 def _bill(
-    platform: Platform, meter: Mapping[str, int], lasts: NDArray[np.float64], starts: NDArray[np.float64], replicas: int, total_s: float
+    platform: Platform,
+    meter: Mapping[str, int],
+    lasts: NDArray[np.float64],
+    starts: NDArray[np.float64],
+    replicas: int,
+    total_s: float,
+    forked_s: float,
 ) -> tuple[float | None, dict[str, float]]:
     """The USD of a run, and by service. ``lasts`` and ``starts``: seconds of a function and those that it takes to start, by rank of a
-    replica.
+    replica. ``forked_s``: the mean of `forked`.
     """
     if platform.tariff is None:
         return None, {}
-    # A process of this machine counts the time since its host forked it, in which it waits for the start that a table draws.
-    inits = np.maximum(0.0, starts - HOST_S) if platform.crowded else np.full(len(lasts), INIT_S if platform.cold else 0.0)
+    # A process of this machine counts the time since its fork, in which it waits for the start that a table draws.
+    inits = np.maximum(0.0, starts - forked_s) if platform.crowded else np.full(len(lasts), INIT_S if platform.cold else 0.0)
     functions = tuple((float(seconds), float(init)) for seconds, init in zip(lasts, inits, strict=True)) * replicas
     counts = {**meter, "stored_byte_seconds": meter["object_bytes_written"] * total_s}
     made = bill(Usage(counts, functions, 0.0, float(platform.memory_mb)), platform.tariff)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.plan.counts import Exchange
-from fsd_core.plan.split import Split
+from fsd_core.plan.split import Split, Step
 
 __all__ = ["Received", "Tables"]
 
@@ -65,15 +65,19 @@ class Tables:
             self._received[key] = self._made(each, stage)
         return self._received[key]
 
+    def table(self, step: Step, stage: int, values: NDArray[np.generic] | float) -> Array:
+        """A table of the pairs of ranks of a step at a stage, with a value for each pair, or one for all."""
+        stages = _senders(step, self._tensor)
+        found = np.zeros((self._tensor, self._tensor * (stages.stop - stages.start)))
+        found[step.targets - stage * self._tensor, step.sources - stages.start * self._tensor] = values
+        return found
+
     def _made(self, each: Exchange, stage: int) -> Received:
         step, tensor = each.step, self._tensor
-        stages = slice(int(step.sources.min()) // tensor, int(step.sources.max()) // tensor + 1)
-        rows, columns = step.targets - stage * tensor, step.sources - stages.start * tensor
+        stages, rows = _senders(step, tensor), step.targets - stage * tensor
 
         def table(values: NDArray[np.generic] | float) -> Array:
-            found = np.zeros((tensor, tensor * (stages.stop - stages.start)))
-            found[rows, columns] = values
-            return found
+            return self.table(step, stage, values)
 
         present, none, some_stored = table(1.0) > 0, table(0.0), bool(each.stored.any())
         pieces, groups, some = none, none, list[NDArray[np.bool_]]()
@@ -99,3 +103,8 @@ class Tables:
     def _summed(self, ranks: NDArray[np.int64], values: Array) -> Array:
         """(ranks of a stage,): the sum of the values of each rank."""
         return np.asarray(np.bincount(ranks, values, self._tensor), np.float64)
+
+
+def _senders(step: Step, tensor: int) -> slice:
+    """The stages that send in a step."""
+    return slice(int(step.sources.min()) // tensor, int(step.sources.max()) // tensor + 1)

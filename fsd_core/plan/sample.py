@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.latency import Draws, Latency
-from fsd_core.latency.draws import TAIL_INDEX, function, hour
+from fsd_core.latency.draws import TAIL_INDEX, function, hour, request
 from fsd_core.latency.table import Row, Table
 
 __all__ = ["Sampler"]
 
 Array = NDArray[np.float64]
+_RANKS = 1 << 20  # more than there are
 _Z90, _Z99 = 1.2815515655446004, 2.3263478740408398
 _FAR = np.linspace(_Z99, 8.0, 280)  # standard deviations beyond p99
 _NORMALS = np.linspace(-7.0, 7.0, 3501)
@@ -27,7 +28,8 @@ class Sampler:
     behind the other, have the same hours. With ``like``, each hour of that sampler holds for ``copies`` runs, one after another.
 
     With ``seeds``, each run has one of them, and with it all that ``--latency TABLE,seed=N`` knows before the run: the hour, the factor of
-    each function, and how long each function takes to start. ``first``: (runs,) the ranks from which `functions` and `starts` count.
+    each function, how long each function takes to start, and the draws of requests whose place in the order of a function is certain
+    (`numbered`). ``first``: (runs,) the ranks from which `functions`, `starts` and `numbered` count.
 
     `draw` gives seconds. A table of `None` has no latencies: every draw is 0.
     """
@@ -60,6 +62,11 @@ class Sampler:
         self._curves: dict[str, tuple[Row, Array, Array] | None] = {}
         self._rates: dict[tuple[str, str], float | None] = {}  # bytes a second, by verb and direction; `None`: no limit
 
+    @property
+    def seeded(self) -> bool:
+        """Whether each run has a seed."""
+        return bool(self._seeds)
+
     def client(self) -> Array:
         """What all requests of the client share, as standard deviations: (runs,)."""
         return self._shared(np.full(self.runs, -1), self._random.standard_normal(self.runs))
@@ -71,7 +78,7 @@ class Sampler:
 
     def _shared(self, ranks: NDArray[np.int64], own: Array) -> Array:
         if self._seeds:
-            own = self._of_seeds(ranks, function)
+            own = self._of_seeds(ranks, lambda seed, rank, _: function(seed, rank))
         common = float(np.sqrt(self._shares[0])) * self._hour.reshape(-1, *[1] * (own.ndim - 1))
         found: Array = common + float(np.sqrt(self._shares[1])) * own
         return found
@@ -85,10 +92,29 @@ class Sampler:
             found = [self.draw(verb, shared) for verb in ("start_warm", "start_cold")]
         return np.where(cold[:, None], found[1], found[0])
 
-    def _of_seeds(self, ranks: NDArray[np.int64], number: Callable[[int, int], float]) -> Array:
-        """A number of a seed and a rank, for the seed of each run: as ``ranks``, (runs, ...)."""
-        numbers, at = np.unique(ranks + self._first.reshape(-1, *[1] * (ranks.ndim - 1)), return_inverse=True)
-        table = np.array([[number(seed, int(rank)) for rank in numbers] for seed in self._seeds])
+    def numbered(self, verb: str, number: NDArray[np.int64] | int, ranks: NDArray[np.int64] | int, shared: Array) -> Array:
+        """As `draw`, of requests of ``verb`` before which each function made so many others of that verb.
+
+        ``number``: of each function, as the last dimensions of ``shared`` (runs, ...), as ``ranks``; -1 is the client. With seeds, these
+        requests take as long as in a run.
+        """
+        known = self._known(verb)
+        if known is None or not self._seeds:
+            return self.draw(verb, shared)
+        row, deviations, logs = known
+        places = np.broadcast_to(ranks, shared.shape), np.broadcast_to(number, shared.shape)
+        normal = self._of_seeds(places[0], lambda *where: request(where[0], where[1], verb, where[2])[0], places[1])
+        found: Array = np.exp(np.interp(self._own * normal + shared, deviations, logs))
+        if row.second_share:
+            uniform = self._of_seeds(places[0], lambda *where: request(where[0], where[1], verb, where[2])[1], places[1])
+            found = np.minimum(np.where(uniform < row.second_share, found * row.second_factor, found), row.longest_ms / 1000)
+        return found
+
+    def _of_seeds(self, ranks: NDArray[np.int64], number: Callable[[int, int, int], float], detail: NDArray[np.int64] | int = 0) -> Array:
+        """A number of a seed, a rank and a ``detail``, for the seed of each run: as ``ranks``, (runs, ...)."""
+        keys = ranks + self._first.reshape(-1, *[1] * (ranks.ndim - 1)) + _RANKS * np.asarray(detail)
+        numbers, at = np.unique(keys + 1, return_inverse=True)  # from the client's on, which is -1
+        table = np.array([[number(seed, key % _RANKS - 1, key // _RANKS) for key in numbers.tolist()] for seed in self._seeds])
         found: Array = table[self._which.reshape(-1, *[1] * (ranks.ndim - 1)), at.reshape(ranks.shape)]
         return found
 
@@ -168,9 +194,9 @@ class Sampler:
         return 1 / (1e6 * link.mb_per_s) if link else 0.0
 
 
-def _start(table: Table, warm: float) -> Callable[[int, int], float]:
+def _start(table: Table, warm: float) -> Callable[[int, int, int], float]:
     """The seconds that the first function of a rank takes to start in a run with a seed."""
-    return lambda seed, rank: Draws(Latency(table, seed, warm=warm), rank, 0).start()
+    return lambda seed, rank, _: Draws(Latency(table, seed, warm=warm), rank, 0).start()
 
 
 @lru_cache(1024)

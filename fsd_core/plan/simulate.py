@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fsd_core.channel.packing import COPY_BYTES
 from fsd_core.plan.counts import Exchange, Fixed, exchange
+from fsd_core.plan.order import Order
 from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.received import Received, Tables
 from fsd_core.plan.sample import Sampler
@@ -92,6 +93,7 @@ class Simulation:
         self.work = split.work_s * split.share
         self.inputs, self.outputs = split.input_s * split.share, split.output_s * split.share
         self.inside, self.leaving = self._inside(), self._leaving()
+        self.order, self.batch = Order(split, self.exchanges, fixed, channel), 0
         self.cpu_used = np.zeros(sampler.runs)
         self.tables = Tables(split, channel) if tables is None else tables
 
@@ -134,7 +136,7 @@ class Simulation:
         batches = split.replica_batches
         some = min(batches, self.most_batches)
         for batch in range(some):
-            earlier = [each.copy() for each in free]
+            earlier, self.batch = [each.copy() for each in free], batch
             sent: list[Array] = []  # when the ranks of each stage have sent the micro-batch
             for stage, (first, last) in enumerate(stages):
                 waits = ready[stage] if batch == 0 or not self.keep else None
@@ -166,7 +168,10 @@ class Simulation:
     def _outputs(self, done: Array, shared: Array) -> Array:
         """When the outputs of each rank are written, those of all micro-batches at once."""
         batches, sizes = self.split.replica_batches, self.fixed.output_bytes
-        puts = self.sampler.draw("put", shared, worst_of=float(min(batches, POOL_THREADS)))
+        if batches == 1 and self.order.certain:
+            puts = self.sampler.numbered("put", self.order.output(), np.arange(len(sizes)), shared)
+        else:
+            puts = self.sampler.draw("put", shared, worst_of=float(min(batches, POOL_THREADS)))
         puts = puts + sizes * batches * max(self.sampler.link_rate("write"), self.sampler.own_rate("put") / min(batches, POOL_THREADS))
         return np.where(sizes > 0, done + puts, -np.inf)
 
@@ -198,18 +203,26 @@ class Simulation:
         sampler, split = self.sampler, self.split
         groups = [[each[1:] for each in split.reads[self._ranks(stage)]] for stage in stages]
         counts = [max(map(len, each)) for each in groups]
-        most, ranks = max(counts), len(stages) * self.tensor
-        sizes = np.array([[*group, *[0.0] * (most - len(group))] for each in groups for group in each]).T.reshape(most, 1, ranks)
-        took = np.zeros((most, sampler.runs, ranks))  # of each group, without the link
-        found = np.empty((1 + most, sampler.runs, ranks))
+        most, width = max(counts), len(stages) * self.tensor
+        sizes = np.array([[*group, *[0.0] * (most - len(group))] for each in groups for group in each]).T.reshape(most, 1, width)
+        took = np.zeros((most, sampler.runs, width))  # of each group, without the link
+        found = np.empty((1 + most, sampler.runs, width))
         for number, (stage, begin, count) in enumerate(zip(stages, begins, counts, strict=True)):
             own, shared = slice(number * self.tensor, (number + 1) * self.tensor), self.shared[stage]
-            head = np.array([each[0] for each in split.reads[self._ranks(stage)]])
-            inputs = self.fixed.input_bytes[self._ranks(stage)]
-            two = np.where(inputs > 0, 2.0, 1.0)  # the head and the input of the first micro-batch are read at once
-            first = begin + sampler.draw("get", shared, worst_of=np.broadcast_to(two, begin.shape))
+            some = self._ranks(stage)
+            ranks = np.arange(some.start, some.stop)
+            head = np.array([each[0] for each in split.reads[some]])
+            inputs, place = self.fixed.input_bytes[some], self.order.first_read()[some]
+            if not self.batch:
+                first = sampler.numbered("get", place, ranks, shared)
+                with_input = np.maximum(first, sampler.numbered("get", place - 1, ranks, shared))  # both are read at once
+                first = begin + np.where(inputs > 0, with_input, first)
+                for group in range(count):
+                    took[group, :, own] = sampler.numbered("get", place + 1 + group, ranks, shared)
+            else:
+                first = begin + sampler.draw("get", shared)
+                took[:count, :, own] = sampler.draw("get", shared, (count, *shared.shape))
             found[0, :, own] = first + sampler.transfer("get", "read", head + inputs)
-            took[:count, :, own] = sampler.draw("get", shared, (count, *shared.shape))
         took = np.where(sizes > 0, took + sizes * sampler.own_rate("get"), 0.0)
         link, busy = found[0].copy(), sizes * sampler.link_rate("read")  # when the function's link is free, and what a group takes of it
         for number in range(most):
@@ -263,11 +276,13 @@ class Simulation:
         """
         weight, sampler, shared = each.step.weight, self.sampler, self.shared[stage]
         table = self.tables.received(each, stage)
-        shape = (sampler.runs, *table.present.shape)
+        layer, ranks = each.step.layer, np.arange(table.stages.start * self.tensor, table.stages.stop * self.tensor)
         source, sender = (_joined(some[table.stages])[:, None, :] for some in (sent, self.shared))
         begun = source + table.wire * (sampler.link_rate("write") + sampler.own_rate("put" if self.channel == "object" else "publish"))
         if table.some_stored:
-            begun = np.where(table.stored, begun + sampler.draw("put", sender, shape), begun)
+            number = self.order.put(layer, self.batch)[ranks]
+            put = sampler.numbered("put", number, ranks, sender) if self.order.certain else sampler.draw("put", sender)
+            begun = np.where(table.stored, begun + put, begun)
         if self.channel == "object":
             bundles = self.bundles[stage]
             bundles.weight = weight
@@ -275,7 +290,8 @@ class Simulation:
         else:
             inbox = self.inboxes[stage]
             inbox.weight = weight
-            arrives = [np.where(which, begun + self._delivery(sender, table, shape), np.inf) for which in table.groups]
+            late = self._deliveries(each, stage, table, sender, ranks)
+            arrives = [np.where(which, begun + each, np.inf) for which, each in zip(table.groups, late, strict=True)]
             got = inbox.receive(
                 asked, arrives[0] if len(arrives) == 1 else np.concatenate(arrives, axis=2), table.messages, table.mean_bytes
             )
@@ -284,8 +300,16 @@ class Simulation:
                 got = np.where((table.stored & table.present).any(axis=1), got + fetched, got)
         return got + self._spend(table.decoding * weight) / weight
 
-    def _delivery(self, sender: Array, table: Received, shape: tuple[int, ...]) -> Array:
-        """The seconds from the publishes of payloads until the delivery of a group of their messages."""
+    def _deliveries(self, each: Exchange, stage: int, table: Received, sender: Array, ranks: NDArray[np.int64]) -> list[Array]:
+        """The seconds from the publishes of payloads until the delivery of each group of their messages. ``ranks``: those that send."""
+        sampler, shape = self.sampler, (self.sampler.runs, *table.present.shape)
+        if sampler.seeded and self.order.certain and not self.eager and table.group_messages.max() == 1:
+            number = self.tables.table(each.step, stage, self.order.delivery(each, self.batch)).astype(np.int64)
+            senders = np.broadcast_to(sender, shape)
+            return [sampler.numbered("deliver", number + group, ranks, senders) for group in range(len(table.groups))]
+        return [self._delivery(table, sender, shape) for _ in table.groups]
+
+    def _delivery(self, table: Received, sender: Array, shape: tuple[int, ...]) -> Array:
         rows = self.sampler.table.rows if self.sampler.table else {}
         verb = "deliver_direct" if self.eager and "deliver_direct" in rows else "deliver"
         one = self.sampler.draw(verb, sender, shape, worst_of=table.group_messages)
