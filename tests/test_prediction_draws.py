@@ -126,7 +126,7 @@ def test_the_codec_is_measured_on_the_values_of_each_layer(monkeypatch: pytest.M
     block = Block(x, np.arange(200, dtype=np.int32), 200)
     found = coding.measured([block] * 9, np.inf)
     assert len(found) == 9
-    assert len(taken) == 2 * coding.LAYERS
+    assert 2 * 5 <= len(taken) <= 2 * coding.LAYERS
     for each in found:
         assert (each.encode_s, each.trial_s, each.decode_s) == pytest.approx((2e-8, 5e-8, 1e-8))
     payloads = np.array([100.0, TRIAL, 1e6])

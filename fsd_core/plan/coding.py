@@ -20,9 +20,9 @@ from fsd_core.partition.stages import DECODE_S, ENCODE_S
 
 __all__ = ["Coding", "measured"]
 
-LARGE = 8 * TRIAL  # values of the larger block that is encoded
+LARGE = 4 * TRIAL  # values of the larger block that is encoded
 LEAST = 1024  # values of a block that says how long others take
-LAYERS = 5  # that are measured; the others take as long as the nearest of these
+LAYERS = 8  # that are measured, most of them among the first ones, which differ most; the others take as long as the nearest of these
 TIMES = 2  # each block is encoded so often, and the shortest time counts
 
 
@@ -50,9 +50,9 @@ class Coding:
 def measured(blocks: Sequence[Block], until: float) -> list[Coding]:
     """One for each of the ``blocks``: some of them are encoded and decoded, until the monotonic time ``until``, at least the first one."""
     enough = [number for number, block in enumerate(blocks) if _values(block) >= LEAST]
-    places = np.unique(np.linspace(0, len(enough) - 1, min(LAYERS, len(enough))).astype(int)).tolist()
+    places = np.unique((np.geomspace(1, max(1, len(enough)), LAYERS) - 1).round().astype(int)).tolist() if enough else []
     found = dict[int, Coding]()
-    for number in (enough[place] for place in places):
+    for number in (enough[place] for place in (*places[:1], *places[:0:-1])):  # the first one, the last one, and those between
         if found and time.monotonic() > until:
             break
         found[number] = _of(blocks[number])
@@ -70,12 +70,15 @@ def _of(block: Block) -> Coding:
 
 
 def _timed(block: Block, values: int) -> tuple[int, float, float]:
-    """The number of values in some rows of a block, about ``values``, and the seconds to encode and to decode them."""
+    """The number of values in some rows of a block, about ``values``, and the seconds to encode and to decode them.
+
+    A sample that is live in other rows only counts, although it is not encoded: the values of a step (`Step.values`) count it too.
+    """
     rows = min(block.rows, max(1, values // len(block.live)))
     some = block.take(np.linspace(0, block.rows - 1, rows).astype(np.int32))
     data, encode_s = _shortest(lambda: encode(some))
     _, decode_s = _shortest(lambda: decode(data, some.rows, some.samples))
-    return max(1, _values(some)), encode_s, decode_s
+    return rows * len(block.live), encode_s, decode_s
 
 
 def _values(block: Block) -> int:

@@ -13,11 +13,13 @@ from fsd_core.plan.polling import Bundles, Inbox
 from fsd_core.plan.sample import Sampler
 from fsd_core.providers.outline import Outline
 from fsd_core.worker.lines import SLOWEST_S, first_s
+from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
-__all__ = ["recorded", "written_lines"]
+__all__ = ["recorded", "written_lines", "written_reports"]
 
 Array = NDArray[np.float64]
 LINES_BYTES, LINES_PUTS = 1200, 14  # about the bytes of the log lines of a worker, and how often it writes them at most
+REPORT_BYTES = 110  # of a report of progress
 
 
 def recorded(
@@ -85,3 +87,18 @@ def written_lines(worked: Array, ranks: NDArray[np.int64], scale: float) -> dict
     waits = np.minimum(SLOWEST_S, np.array([first_s(rank) for rank in ranks.ravel().tolist()])[:, None] * 2 ** np.arange(LINES_PUTS))
     puts = (worked.reshape(len(worked), -1, 1) > np.cumsum(waits, axis=1)).sum(axis=(1, 2)) * scale
     return {"object_puts": puts, "object_bytes_written": LINES_BYTES * puts}
+
+
+def written_reports(ready: Array, began: Array, done: Array, before: float) -> dict[str, Array]:
+    """What the rank that reports the progress of a run writes, (runs,), as `fsd_core.worker.progress` does.
+
+    Times are those of this rank, (runs,): when it had its configuration, began its first layer, and ended its last one. ``before``: the
+    share of the layers of all micro-batches that are computed when it begins.
+    """
+    latest, count = ready.copy(), np.zeros(len(ready))
+    for number in range(1, REPORTS + 1):
+        share = max(0.0, number / REPORTS - before) / (1 - before)
+        due = np.maximum(latest + INTERVAL_S, began + share * (done - began))
+        latest = np.where(due <= done, due, np.inf)  # none follows the first that comes too late
+        count += np.isfinite(latest)
+    return {"object_puts": count, "object_bytes_written": REPORT_BYTES * count}

@@ -18,7 +18,7 @@ from fsd_core.partition import Parallel
 from fsd_core.plan.cores import cores
 from fsd_core.plan.counts import RECORD_BYTES as OWN_BYTES
 from fsd_core.plan.counts import fixed
-from fsd_core.plan.ending import recorded, written_lines
+from fsd_core.plan.ending import recorded, written_lines, written_reports
 from fsd_core.plan.following import collected, written_pieces
 from fsd_core.plan.keeping import kept_objects, queued_bytes
 from fsd_core.plan.launching import BEGIN_S, forked, launched, prepared
@@ -29,14 +29,12 @@ from fsd_core.plan.split import Split
 from fsd_core.protocol.records import HEAD_BYTES
 from fsd_core.providers.outline import Outline
 from fsd_core.storage.meter import FIELDS
-from fsd_core.worker.progress import INTERVAL_S, REPORTS
 
 __all__ = ["PARTS", "Platform", "Prediction", "middle", "predict", "predict_each"]
 
 PARTS = ("launch", "load", "compute", "exchange", "collect")
 RUNS, BRIEF = 64, 8  # simulated runs, and those that tell how long workers wait
 VALUES = 400_000  # about the numbers in one array of the simulation
-REPORT_BYTES = 110  # of a report of progress
 INIT_S = 0.35  # of a cold start on a cloud: the part that its tariff may bill, the import of the code
 
 
@@ -96,9 +94,10 @@ class Platform:
         return self.crowded and busy > 1 and (split.parallel.pipeline == 1 or busy > (os.cpu_count() or 1))
 
     def gain(self, split: Split) -> float:
-        """How many times faster a worker of this split computes with all cores that it has than with one."""
+        """How many times faster a worker of this split computes with all cores that it has than with one: Amdahl's law."""
         cores = (os.cpu_count() or 1) / self._busy(split) if self.crowded else self.cores
-        return max(1.0, min(split.cores, cores))
+        used = max(1.0, min(split.cores, cores))
+        return 1 / (1 - split.threaded + split.threaded / used)
 
     def _busy(self, split: Split) -> int:
         """How many workers compute at the same time."""
@@ -230,7 +229,6 @@ def predict_each(
     parts = {"launch": prepare + launch, "load": load, "compute": compute}
     parts["exchange"] = np.maximum(0.0, written - launch - load - compute)
     parts["collect"] = ended.answer - written
-    working = written - launch
     lasted = records.reshape(-1, shape.parts) - _of(begun.began, shape, some)  # (runs x replicas, ranks) of a function
     bytes_by_rank = _bytes_by_rank(split)
     kept = queued_bytes(split, simulation.exchanges.values(), channel) if recovery else np.zeros(shape.parts)
@@ -243,14 +241,18 @@ def predict_each(
     timed = {name: scale * counts.reshape(count, replicas).mean(axis=1) for name, counts in flow.counts.items()}
     worked = records - _of(begun.ready, shape, some).reshape(records.shape)
     lines = written_lines(worked, ranks, shape.data / replicas)
-    for more in (heard, lines, {"object_gets": ended.gets, "object_lists": ended.lists}):
+    last = shape.parts - 1  # of the first replica: it reports the progress
+    began = flow.began.reshape(count, replicas, shape.parts)
+    layers = split.stages[-1][0] / (split.layers * split.replica_batches)
+    reports = written_reports(begun.ready[:, last], began[:, 0, last], done[:, 0, last], layers)
+    for more in (heard, lines, reports, {"object_gets": ended.gets, "object_lists": ended.lists}):
         timed |= {name: timed.get(name, 0.0) + counts for name, counts in more.items()}
     found = []
     for number, platform in enumerate(platforms):
         own = slice(number * runs, (number + 1) * runs)
         inside = slice(own.start * replicas, own.stop * replicas)
         of_runs = {name: middle(counts[own], len(first.seeds)) for name, counts in timed.items()}
-        meter = _meter(split, simulation, around.counts, of_runs, float(working[own].mean()))
+        meter = _meter(split, simulation, around.counts, of_runs)
         typical = _typical(lasted[inside].reshape(runs, replicas, -1), _of(begun.starts, shape, some)[inside].reshape(runs, replicas, -1))
         usd, by_service = _bill(platform, meter, *typical, shape.data, float(total[own].mean()), float(forks.mean()))
         median = middle(total[own], len(first.seeds))
@@ -296,7 +298,6 @@ def _meter(
     simulation: Simulation,
     around: Counter[str],
     timed: Mapping[str, float],
-    working_s: float,
 ) -> dict[str, int]:
     found = dict.fromkeys(FIELDS, 0.0) | {name: float(count) for name, count in around.items()}
     scale = len(split.batches)  # exchanges are those of one micro-batch
@@ -305,9 +306,6 @@ def _meter(
             found[name] += count * each.step.weight * scale
     for name, counts in timed.items():
         found[name] += counts
-    reports = min(REPORTS, int(working_s / INTERVAL_S))  # of progress, by one rank
-    found["object_puts"] += reports
-    found["object_bytes_written"] += REPORT_BYTES * reports
     return {name: round(value) for name, value in found.items()}
 
 

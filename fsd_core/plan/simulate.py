@@ -55,6 +55,7 @@ class Flow:
     infinity where it has none.
     """
 
+    began: Array  # (runs, ranks): when each rank begins its first layer
     done: Array  # (runs, ranks)
     outputs: Array  # (runs, ranks)
     shared: Array  # (runs, ranks): `Sampler.functions`
@@ -94,6 +95,7 @@ class Simulation:
         self.inputs, self.outputs = split.input_s * split.share, split.output_s * split.share
         self.inside, self.leaving = self._inside(), self._leaving()
         self.order, self.batch = Order(split, self.exchanges, fixed, channel), 0
+        self.began = [np.zeros(shared.shape) for shared in self.shared]
         self.cpu_used = np.zeros(sampler.runs)
         self.tables = Tables(split, channel) if tables is None else tables
 
@@ -158,7 +160,16 @@ class Simulation:
         counts["object_gets"] = counts["object_gets"] + self._looks(loaded)
         done = np.concatenate([self._sent(stage, each) for stage, each in enumerate(free)], axis=1)
         shared = np.concatenate(self.shared, axis=1)
-        return Flow(done, self._outputs(done, shared), shared, load, self.cpu_used / (tensor * len(stages)), counts, tokens)
+        return Flow(
+            np.concatenate(self.began, axis=1),
+            done,
+            self._outputs(done, shared),
+            shared,
+            load,
+            self.cpu_used / (tensor * len(stages)),
+            counts,
+            tokens,
+        )
 
     def _sent(self, stage: int, free: Array) -> Array:
         """When what the ranks of a stage send last is accepted."""
@@ -241,6 +252,8 @@ class Simulation:
             now, ready = ready[-1] + self._prepared(stage), None
         if (crossing := self.exchanges.get(first + 1)) is not None and sent:
             now = self._receive(crossing, stage, now, [*sent, now])
+        if not self.batch:
+            self.began[stage] = now
         now = now + self._spend(self.inputs[ranks])
         own = self._spend(work / self.cpu.gain + (prepare if ready is not None else 0.0) + STEP_S * self.split.python * (last - first))
         if not inside:

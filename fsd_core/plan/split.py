@@ -87,6 +87,11 @@ class Split:
         """The share of the samples in the largest micro-batch."""
         return max(self.batches) / self.samples
 
+    @property
+    def threaded(self) -> float:
+        """The share of the computing of a rank that several cores shorten."""
+        return 1.0
+
     def thinned(self, most: int) -> Self:
         """The same with at most ``most`` steps inside each stage, each of which stands for several."""
         kept: list[Step] = []

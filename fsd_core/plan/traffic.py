@@ -14,6 +14,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from fsd_core.kernel import compiled
+from fsd_core.kernel.fused import SPAN, THREAD_TERMS
 from fsd_core.model import Csr
 from fsd_core.partition import ExchangePlan, Parallel, Partition
 from fsd_core.partition.balance import contiguous, spread
@@ -30,6 +32,7 @@ ENCODE_COST = 2.0  # about the seconds that a split may take to encode samples o
 PAIRS, ESTIMATE_COST, ESTIMATE_SAMPLES = 3, 0.15, 256  # an estimate encodes so many pairs of a layer, of so many live samples
 COUNTED_NONZEROS = 4_000_000  # weights that an estimate looks at for one number of ranks; other layers move as much as their neighbours
 TOGETHER = 16  # ranks: a plan prices splits over each power of two up to this
+MOST_CORES = 64.0  # of a function, with which the kernel computes faster
 IMBALANCE = 1.05  # the largest share of a layer's work, as a multiple of an equal share
 SEGMENT_BYTES, SEGMENT_ROW_BYTES = 900, 4  # of a layer in a shard: its head, and each row that the rank sends
 
@@ -41,6 +44,7 @@ class RowSplit(Split):
     rows: NDArray[np.float64]  # (layers, ranks)
     nonzeros: NDArray[np.float64]  # (layers, ranks)
     inputs: NDArray[np.float64]  # (ranks,) rows of the input that a rank needs
+    products: NDArray[np.float64]  # (layers,) of the rank that has most, for all samples
     exact: bool  # from a computed partition
     index_share: float = 1.0  # see `fsd_core.plan.memory.index_share`
     equal: dict[bytes, RankSizes] = attrs.field(factory=dict, repr=False)  # what stages have, one object for equal ones of all estimates
@@ -64,6 +68,18 @@ class RowSplit(Split):
                 here = (rows[rank], held[rank], away[layer, rank], nonzeros[rank], nonzeros[rank] * self.index_share)
                 found[rank].append(LayerSizes(*(int(np.ceil(each)) for each in here)))
         return [RankSizes(tuple(each)) for each in found]
+
+    @property
+    def threaded(self) -> float:
+        """The share of the computing in layers with enough products for several threads, see `fsd_core.kernel.fused`.
+
+        A rank without others in its stage computes several layers together, and their products count as those of one.
+        """
+        if compiled.active() is None:
+            return 0.0
+        together = min(SPAN, max(1, self.layers // self.parallel.pipeline)) if self.parallel.tensor == 1 else 1
+        enough = self.products * self.share * together >= THREAD_TERMS
+        return float(self.work_s[enough].sum() / max(1e-12, self.work_s.sum()))
 
     def _by_stage(self, away: NDArray[np.float64]) -> list[RankSizes]:
         """What the first rank of each stage has. ``away``: (layers, stages) rows that it receives."""
@@ -167,6 +183,7 @@ def _split(
         output_bytes=_encoded(facts.whole[1], last / max(1.0, float(last.sum()))),
         input_s=inputs * facts.live[0] * facts.codings[0].decode_s,
         output_s=last * facts.live[-1] * facts.codings[-1].encode_s,
+        cores=MOST_CORES,
         python=facts.python,
         live=tuple((facts.live / facts.samples).tolist()),
         error=facts.error,
@@ -174,6 +191,7 @@ def _split(
         rows=rows,
         nonzeros=nonzeros,
         inputs=inputs,
+        products=shares.max(axis=1) * facts.nonzeros * facts.live[:-1],
         exact=exact,
         index_share=indices,
     )
