@@ -19,6 +19,7 @@ __all__ = ["Bundles", "Inbox"]
 Array = NDArray[np.float64]
 LOOK_S = 1.0  # a rank that finds no bundle looks for failures and for news, in turns, if it did not for so long
 LATE_S = 1e-3  # from the delivery of a message until a receive that waits for it returns, with what was delivered meanwhile
+CONNECTIONS = 2  # of a rank to the object store, from its claim and its reads
 POLLS = 60  # of one bundle: by then the pauses are half a second
 _sum = np.add.reduce  # as `numpy.sum`, which takes three times as long for small arrays
 
@@ -162,6 +163,7 @@ class Bundles:
     eager: bool
     weight: float = 1.0  # the next steps stand for so many
     gets: Array = attrs.field(init=False)
+    connections: int = CONNECTIONS  # that a rank has opened
     _took: Array | None = attrs.field(default=None, init=False)  # (runs, targets, sources)
     _looked: Array | None = attrs.field(default=None, init=False)  # (runs, targets): when a rank looked for failures or news
 
@@ -184,10 +186,13 @@ class Bundles:
         came = np.where(wanted, np.inf, -np.inf)
         open_ = wanted.copy()
         left = open_.any()
+        opens = self._opened(wanted)
         for _ in range(POLLS):
             if not left:
                 break
             took = sampler.draw("get", shared, shape)
+            if opens is not None:
+                took, opens = took + opens, None
             self.gets += self.weight * _sum(open_.reshape(len(open_), -1), 1)
             hit = at + took / 2 >= visible
             hit &= open_
@@ -209,6 +214,15 @@ class Bundles:
         link = asked + _sum(np.where(wanted, sizes, 0.0), 2) * sampler.link_rate("read")
         done: Array = np.maximum(np.maximum(own, link), asked)
         return done
+
+    def _opened(self, wanted: NDArray[np.bool_]) -> Array | None:
+        """The seconds in which gets that a rank makes at once open the connections that it lacks; `None` if it has enough."""
+        count = int(wanted.sum(axis=2).max())
+        if count <= self.connections:
+            return None
+        lacking = wanted & (np.cumsum(wanted, axis=2) > self.connections)
+        self.connections = count
+        return np.where(lacking, self.sampler.draw("connect", self.shared[:, :, None], wanted.shape), 0.0)
 
     def _look(self, missed: Array) -> None:
         """Ranks that ``missed`` a bundle at these moments look whether the run is over; (runs, ranks), minus infinity where one did not.

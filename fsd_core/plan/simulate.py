@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsd_core.channel.packing import COPY_BYTES
+from fsd_core.kernel.fused import SPAN
 from fsd_core.plan.counts import Exchange, Fixed, exchange
 from fsd_core.plan.order import Order
 from fsd_core.plan.polling import Bundles, Inbox
@@ -31,6 +32,7 @@ Array = NDArray[np.float64]
 # Processor seconds, on the core that `Cpu.pace` refers to, of what a worker does beside multiplying: Python, numpy and zstd for one step.
 # Of local runs; no benchmark measures them again.
 STEP_S = 0.6e-3
+OPEN_S, UNPACK_S = 12e-3, 0.4e-3  # the same to begin to load, and to unpack a layer
 POOL_THREADS = 16  # of a worker: `fsd_core.worker.rank.THREADS`
 _sum = np.add.reduce  # as `numpy.sum`, which takes three times as long for small arrays
 
@@ -247,15 +249,20 @@ class Simulation:
         it have sent."""
         ranks, inside = self._ranks(stage), self.inside[stage]
         now = free if ready is None else np.maximum(free, ready[0])
-        work, prepare = self.work[first:last, ranks].sum(axis=0), self.split.ready_s[first:last, ranks].sum(axis=0)
+        work, python = self.work[first:last, ranks].sum(axis=0), self.split.python
         if ready is not None and self.split.loads_first:
             now, ready = ready[-1] + self._prepared(stage), None
+        prepare = np.zeros(self.tensor)
+        if ready is not None:
+            prepare = self.split.ready_s[first:last, ranks].sum(axis=0) + (OPEN_S + UNPACK_S * (last - first)) * python
         if (crossing := self.exchanges.get(first + 1)) is not None and sent:
-            now = self._receive(crossing, stage, now, [*sent, now])
+            prepared, prepare = now + self._spend(prepare), prepare * 0  # a stage that waits for another one prepares its layers meanwhile
+            now = np.maximum(prepared, self._receive(crossing, stage, now, [*sent, now]))
         if not self.batch:
             self.began[stage] = now
         now = now + self._spend(self.inputs[ranks])
-        own = self._spend(work / self.cpu.gain + (prepare if ready is not None else 0.0) + STEP_S * self.split.python * (last - first))
+        stretches = last - first if inside else -(-(last - first) // SPAN)  # a rank that sends nothing in between computes layers together
+        own = self._spend(work / self.cpu.gain + prepare + STEP_S * python * stretches)
         if not inside:
             now = now + own
             return now if ready is None else np.maximum(now, ready[-1] + own / max(1, len(ready)))
