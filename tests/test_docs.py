@@ -59,7 +59,11 @@ def test_the_page_of_platforms_has_the_figures_that_its_benchmark_found(monkeypa
 
 
 def test_the_figures_of_platforms_are_what_a_plan_says_today(monkeypatch: pytest.MonkeyPatch):
-    """For the workload `calls`, with a network of the same size as the trained one: its computing takes next to no time."""
+    """For the workload `calls`, with a network of the same size as the trained one: its computing takes next to no time.
+
+    Python takes as long as on the machine on which the page was made.
+    """
+    monkeypatch.setattr("fsd_core.plan.facts.python_pace", lambda: 1.0)
     monkeypatch.syspath_prepend(str(DOCS.parent / "benchmarks"))
     platforms, widths = import_module("platforms"), (64, 384, 384, 384, 384, 10)
     kept = json.loads((DOCS / "platforms.json").read_text())["workloads"]["calls"]["rows"]
@@ -75,5 +79,5 @@ def test_the_figures_of_platforms_are_what_a_plan_says_today(monkeypatch: pytest
     assert len(today) == 9
     for row in today:
         before = next(each for each in kept if all(each[key] == row[key] for key in ("cloud", "way", "channel")))
-        for key in ("p50", "usd"):
+        for key in ("fastest", "cheapest"):  # over all sizes of a function: two of them may be about as good as each other
             assert row[key] == pytest.approx(before[key], rel=0.1), f"{row['cloud']}, {row['way']}: benchmarks/platforms.py"
