@@ -23,7 +23,7 @@ __all__ = ["Coding", "measured"]
 LARGE = 4 * TRIAL  # values of the larger block that is encoded
 LEAST = 1024  # values of a block that says how long others take
 LAYERS = 8  # that are measured, most of them among the first ones, which differ most; the others take as long as the nearest of these
-TIMES = 2  # each block is encoded so often, and the shortest time counts
+TIMES = 2  # a block is encoded so often, and the shortest time counts
 
 
 @attrs.frozen
@@ -62,11 +62,12 @@ def measured(blocks: Sequence[Block], until: float) -> list[Coding]:
 
 def _of(block: Block) -> Coding:
     """That of the values of one block."""
-    (small, small_s, decode_s), (large, large_s, _) = found = _timed(block, TRIAL), _timed(block, LARGE)
+    small, small_s, _ = _timed(block, TRIAL)
+    large, large_s, decode_s = _timed(block, LARGE)
     if large <= small:
-        return Coding(small_s / small, 0.0, decode_s / small)
+        return Coding(large_s / large, 0.0, decode_s / large)
     each_s = max(0.0, large_s - small_s) / (large - small)
-    return Coding(each_s, max(0.0, small_s / small - each_s), found[1][2] / large)
+    return Coding(each_s, max(0.0, small_s / small - each_s), decode_s / large)
 
 
 def _timed(block: Block, values: int) -> tuple[int, float, float]:

@@ -102,11 +102,11 @@ class Sampler:
         if known is None or not self._seeds:
             return self.draw(verb, shared)
         row, deviations, logs = known
-        places = np.broadcast_to(ranks, shared.shape), np.broadcast_to(number, shared.shape)
-        normal = self._of_seeds(places[0], lambda *where: request(where[0], where[1], verb, where[2])[0], places[1])
+        of_ranks, numbers = np.broadcast_to(ranks, shared.shape), np.broadcast_to(number, shared.shape)
+        normal = self._of_seeds(of_ranks, lambda seed, rank, at: request(seed, rank, verb, at)[0], numbers)
         found: Array = np.exp(np.interp(self._own * normal + shared, deviations, logs))
         if row.second_share:
-            uniform = self._of_seeds(places[0], lambda *where: request(where[0], where[1], verb, where[2])[1], places[1])
+            uniform = self._of_seeds(of_ranks, lambda seed, rank, at: request(seed, rank, verb, at)[1], numbers)
             found = np.minimum(np.where(uniform < row.second_share, found * row.second_factor, found), row.longest_ms / 1000)
         return found
 

@@ -255,9 +255,10 @@ class Simulation:
         prepare = np.zeros(self.tensor)
         if ready is not None:
             prepare = self.split.ready_s[first:last, ranks].sum(axis=0) + (OPEN_S + UNPACK_S * (last - first)) * python
-        if (crossing := self.exchanges.get(first + 1)) is not None and sent:
-            prepared, prepare = now + self._spend(prepare), prepare * 0  # a stage that waits for another one prepares its layers meanwhile
-            now = np.maximum(prepared, self._receive(crossing, stage, now, [*sent, now]))
+        crossing = self.exchanges.get(first + 1) if sent else None
+        if crossing is not None:  # a stage that waits for another one prepares its layers meanwhile
+            now = np.maximum(now + self._spend(prepare), self._receive(crossing, stage, now, [*sent, now]))
+            prepare = np.zeros(self.tensor)
         if not self.batch:
             self.began[stage] = now
         now = now + self._spend(self.inputs[ranks])
