@@ -18,7 +18,7 @@ ROOTS = 128  # ranks that the client starts itself: `fsd_core.client.job.ROOTS`
 UPLOADS = 8  # at once: `fsd_core.client.stage.UPLOADS`
 BEGIN_S = 0.02  # core seconds from the start of a function to its claim, beside its requests
 HOST_S = 0.35  # until the process has started that forks the functions of a run on this machine: measured, 0.32 to 0.47 s
-HOST_FORK_S = 0.01  # core seconds from one fork to the next, in which the functions that it forked before use the cores too
+HOST_FORK_S = 0.007  # core seconds from one fork to the next, in which the functions that it forked before use the cores too
 _CLAIM = ("get", "put")  # the first requests of a worker, at once
 FORK_S = 0.05  # until a function begins where no table says it: a process of this machine
 

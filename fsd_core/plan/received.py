@@ -54,7 +54,7 @@ class Tables:
         step, key = each.step, (each.step.layer, stage)
         if key not in self._encoding:
             mine = step.sources // self._tensor == stage
-            work = step.coding.encodes(step.values(self._share)[mine]) + self._payload_s
+            work = step.encoding_s(self._share)[mine] + self._payload_s
             self._encoding[key] = self._summed(step.sources[mine] - stage * self._tensor, work)
         return self._encoding[key]
 

@@ -29,6 +29,7 @@ class Step:
     waits: float = 0.5  # the share of the layer's work that waits for what travels
     empty: float = EMPTY_BYTES  # bytes of a payload without samples
     weight: float = 1.0  # it stands for so many steps
+    packed: NDArray[np.bool_] | None = None  # whether a payload is encoded, and not equal to another one of its source; `None`: all are
     coding: Coding = attrs.field(factory=Coding)  # of its values
 
     def payloads(self, share: float) -> NDArray[np.float64]:
@@ -36,8 +37,13 @@ class Step:
         return np.ceil(self.empty + self.bytes * share)
 
     def values(self, share: float) -> NDArray[np.float64]:
-        """The values that are encoded for each payload for a share of the samples."""
+        """The values of each payload for a share of the samples."""
         return self.rows * self.live * share
+
+    def encoding_s(self, share: float) -> NDArray[np.float64]:
+        """The seconds of a core to encode each payload for a share of the samples."""
+        found = self.coding.encodes(self.values(share))
+        return found if self.packed is None else np.where(self.packed, found, 0.0)
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -32,6 +32,7 @@ ENCODE_COST = 2.0  # about the seconds that a split may take to encode samples o
 PAIRS, ESTIMATE_COST, ESTIMATE_SAMPLES = 3, 0.15, 256  # an estimate encodes so many pairs of a layer, of so many live samples
 COUNTED_NONZEROS = 4_000_000  # weights that an estimate looks at for one number of ranks; other layers move as much as their neighbours
 TOGETHER = 16  # ranks: a plan prices splits over each power of two up to this
+MANY_PAIRS = 20_000  # of ranks in all steps: with more, every payload counts as encoded
 MOST_CORES = 64.0  # of a function, with which the kernel computes faster
 IMBALANCE = 1.05  # the largest share of a layer's work, as a multiple of an equal share
 SEGMENT_BYTES, SEGMENT_ROW_BYTES = 900, 4  # of a layer in a shard: its head, and each row that the rank sends
@@ -124,15 +125,22 @@ def of_partition(
 
     counts = [rows.astype(np.float64) for *_, rows in raw]
     sizes = step_sizes(facts, [number for number, *_ in raw], counts, rows_of, before, encode_s)
-    steps = tuple(
-        _step(facts, number, sources, targets, some, known[0] >= 0, each, 1.0 if each.pairs is None else each.pairs)
-        for (number, sources, targets, _), some, known, each in zip(raw, counts, earlier, sizes, strict=True)
-        if len(some)
-    )
+    steps, few = [], sum(map(len, counts)) <= MANY_PAIRS
+    for at, (number, sources, targets, _) in enumerate(raw):
+        if len(sources):
+            made = _step(facts, number, sources, targets, counts[at], earlier[at][0] >= 0, sizes[at], sizes[at].pairs)
+            equal = [(source, rows_of(at, pair).tobytes()) for pair, source in enumerate(sources.tolist())] if few else None
+            steps.append(made if equal is None else attrs.evolve(made, packed=_first(equal)))
     rows = np.array([np.bincount(owner, minlength=ranks) for owner in partition.owners[1:]], np.float64)
     inputs = np.array([len(plan.inputs(rank)) for rank in range(ranks)], np.float64)
     loads = plan.loads.astype(np.float64)
     return _split(facts, parallel, batches, partition.starts, steps, rows, loads, inputs, True, _indices(facts))
+
+
+def _first(keys: Sequence[tuple[int, bytes]]) -> NDArray[np.bool_]:
+    """Which of these is the first one of its kind. A rank encodes equal rows once, for all of their targets."""
+    first = {key: at for at, key in reversed(list(enumerate(keys)))}
+    return np.array([first[key] == at for at, key in enumerate(keys)], bool)
 
 
 def _indices(facts: Facts) -> float:
@@ -147,11 +155,11 @@ def _step(
     rows: NDArray[np.float64],
     again: NDArray[np.bool_] | bool,
     sizes: StepSizes,
-    pairs: NDArray[np.float64] | float = 1.0,
+    pairs: NDArray[np.float64] | None = None,
 ) -> Step:
     """What travels before a layer. ``again``: whether a pair sent before, in the same micro-batch. ``pairs``: see `StepSizes`."""
     waits = float(rows.sum() / max(1.0, rows.sum() + float(facts.widths[layer - 1])))
-    found = np.where(again, sizes.changes, sizes.live) + (sizes.fixed + rows * sizes.row) * pairs - sizes.fixed
+    found = np.where(again, sizes.changes, sizes.live) + (sizes.fixed + rows * sizes.row) * (1.0 if pairs is None else pairs) - sizes.fixed
     return Step(layer, sources, targets, rows, found, float(facts.live[layer - 1]), waits, sizes.fixed, coding=facts.codings[layer - 1])
 
 
