@@ -5,6 +5,9 @@ from __future__ import annotations
 import attrs
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from fsd_core.codec.values import TRIAL
 from fsd_core.kernel import Block
@@ -16,13 +19,18 @@ from fsd_core.model.inputs import open_inputs
 from fsd_core.partition import ExchangePlan, Parallel, partition
 from fsd_core.plan import coding, launching
 from fsd_core.plan.counts import exchange, fixed
+from fsd_core.plan.ending import written_reports
 from fsd_core.plan.facts import Facts, learn
 from fsd_core.plan.launching import forked
 from fsd_core.plan.order import CLAIM_PUTS, Order
 from fsd_core.plan.pace import python_pace
+from fsd_core.plan.polling import Bundles
+from fsd_core.plan.predict import Platform
 from fsd_core.plan.sample import Sampler
 from fsd_core.plan.split import Split
 from fsd_core.plan.traffic import of_partition
+from fsd_core.worker import progress
+from networks import dense
 from places import outline
 
 SAMPLES = 120
@@ -157,3 +165,57 @@ def test_functions_are_forked_one_after_another_while_the_others_use_the_cores(m
     found = forked(4, 2.0)
     gaps = np.array([1.0, 1.0, 1.5, 2.0]) * 2 * launching.HOST_FORK_S
     assert found == pytest.approx(launching.HOST_S + np.cumsum(gaps))
+
+
+# Workers
+
+
+def test_equal_rows_are_encoded_once_for_all_targets() -> None:
+    network = dense(3, 32, 32)
+    known = learn(network, csr_matrix(np.random.default_rng(0).random((20, 32), np.float32)), 10.0)
+    split = made(network, known, Parallel(tensor=4), [20])
+    for step in split.steps:  # of a dense layer, all other ranks need all rows of a rank
+        assert step.packed is not None
+        assert step.packed.sum() == len(np.unique(step.sources)) == 4
+        assert ((step.encoding_s(1.0) > 0) == step.packed).all()
+
+
+def test_layers_with_enough_products_use_several_cores(monkeypatch: pytest.MonkeyPatch, model: Model, facts: Facts) -> None:
+    monkeypatch.setattr("fsd_core.kernel.compiled.active", lambda: object())
+    one, several = made(model, facts, Parallel(), [SAMPLES]), made(model, facts, Parallel(tensor=4), [SAMPLES])
+    assert one.threaded == 1  # it computes all six layers together
+    least, most = several.products.min(), several.products.max()
+    for terms, share in ((least, 1.0), (most, several.work_s[several.products == most].sum() / several.work_s.sum()), (most + 1, 0.0)):
+        monkeypatch.setattr("fsd_core.plan.traffic.THREAD_TERMS", terms)
+        assert several.threaded == pytest.approx(share)
+    monkeypatch.setattr("fsd_core.plan.traffic.THREAD_TERMS", least)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    here = Platform(provider="local", outline=outline(), table=None, tariff=None, memory_mb=2048, crowded=True)
+    assert here.gain(several) == pytest.approx(2)  # four workers share eight cores
+    monkeypatch.setattr("fsd_core.kernel.compiled.active", lambda: None)  # numpy computes in one thread
+    assert (one.threaded, here.gain(several)) == (0, 1)
+
+
+def test_a_worker_opens_the_connections_that_it_lacks() -> None:
+    table = load_table("aws")
+    rows = {
+        verb: attrs.evolve(table.rows[verb], p50_ms=each, p90_ms=each, p99_ms=each, second_share=0.0)
+        for verb, each in (("get", 10.0), ("connect", 40.0))
+    }
+    bundles = Bundles(Sampler(attrs.evolve(table, rows=rows, links={}), 1, 0), outline(), np.zeros((1, 1)), False)
+    there, nothing = np.full((1, 1, 4), -1.0), np.zeros((1, 4))
+    assert bundles.receive(np.zeros((1, 1)), there, nothing, nothing > 0) == pytest.approx(0.05)  # two of four gets open a connection
+    took = bundles.receive(np.ones((1, 1)), there, nothing, nothing > 0) - 1
+    assert 0.01 <= took[0, 0] < 0.05  # they are open now
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 30), st.floats(0.1, 60), st.sampled_from([0.0, 0.5, 0.75]))
+def test_progress_is_reported_as_often_as_a_worker_reports_it(waits: float, works: float, before: float) -> None:
+    layers, reports, latest = 4000, 0, 0.0
+    for layer in range(round(before * layers) + 1, layers + 1):  # as `Progress.report` after each layer
+        now = waits + works * (layer / layers - before) / (1 - before)
+        if now - latest >= progress.INTERVAL_S and layer >= layers * (reports + 1) / progress.REPORTS:
+            reports, latest = reports + 1, now
+    found = written_reports(np.zeros(1), np.array([waits]), np.array([waits + works]), before)
+    assert found["object_puts"][0] == pytest.approx(reports, abs=1)
