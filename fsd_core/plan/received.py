@@ -17,7 +17,7 @@ from fsd_core.plan.split import Split, Step
 __all__ = ["Received", "Tables"]
 
 Array = NDArray[np.float64]
-PAYLOAD_S = 0.45e-3  # processor seconds beside multiplying, as `simulate.STEP_S`, for each payload that a worker sends or receives
+PAYLOAD_S = 0.6e-3  # processor seconds beside multiplying, as `simulate.STEP_S`, for each payload that a worker sends or receives
 GROUPS = 8  # the messages of a payload arrive one by one, in so many groups at most
 
 
