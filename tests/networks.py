@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import numpy as np
 import scipy.sparse as sp
 from hypothesis import strategies as st
 
 from fsd_core.model import Csr, Layer, Model
+from fsd_core.model.challenge import radixnet
+from fsd_core.model.inputs import open_inputs
+from fsd_core.plan.facts import Facts, learn
+
+SAMPLES = 120  # of `learned`
 
 
 @st.composite
@@ -51,3 +57,10 @@ def dense(layers: int, inputs: int, outputs: int) -> Model:
     weights = np.random.default_rng(0).standard_normal((outputs, inputs)).astype(np.float32) / np.float32(np.sqrt(inputs))
     layer = Layer(weights=weights, bias=np.zeros(outputs, np.float32), activation="relu", clip=None, challenge=False)
     return Model((layer,) * layers, "large")
+
+
+@cache
+def learned() -> tuple[Model, Facts]:
+    """A network of the Graph Challenge, and the facts of all its `SAMPLES` samples."""
+    model = radixnet(1024, 6)
+    return model, learn(model, open_inputs(f"random:{SAMPLES}:0.2", model.inputs), 60.0)

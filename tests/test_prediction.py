@@ -45,21 +45,20 @@ from fsd_core.plan.traffic import Estimator, of_partition
 from fsd_core.providers.outline import Outline
 from fsd_core.worker import rank
 from fsd_core.worker.lines import SLOWEST_S, first_s
-from networks import dense
+from networks import SAMPLES, dense, learned
 from places import outline, place
 
 PLANNED = ("payload_bytes_sent", "message_bytes_sent", "messages_sent", "publish_requests", "publish_units", "message_units_sent")
-SAMPLES = 120
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return radixnet(1024, 6)
+    return learned()[0]
 
 
 @pytest.fixture(scope="module")
-def facts(model: Model) -> Facts:
-    return learn(model, open_inputs(f"random:{SAMPLES}:0.2", model.inputs), 60.0)
+def facts() -> Facts:
+    return learned()[1]
 
 
 def platform(name: str = "aws", *, table: Table | None = None, **others: object) -> Platform:
